@@ -1,0 +1,121 @@
+//! One directory of `sys.path`: its `*.dist-info`, `*.egg-info` and `*.egg-link` entries.
+
+use std::fs::{self, File};
+use std::io::{self, Read as _};
+use std::path::{Path, PathBuf};
+
+use super::direct_url;
+
+/// A distribution.
+#[derive(Debug, Clone)]
+pub(super) struct Found {
+    /// As its metadata spells it.
+    pub(super) name: String,
+    /// What `pip freeze` prints for it; may be two lines.
+    pub(super) line: String,
+}
+
+/// All that are found there; what cannot be read is left out, as pip does.
+pub(super) fn read_directory(directory: &Path) -> Vec<Found> {
+    let Ok(entries) = fs::read_dir(directory) else {
+        return Vec::new();
+    };
+    // The order of the directory is no order; pip takes the first of a name that it meets.
+    let mut names: Vec<String> = entries
+        .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
+        .collect();
+    names.sort();
+    names
+        .iter()
+        .filter_map(|name| read(directory, name))
+        .collect()
+}
+
+fn read(directory: &Path, entry: &str) -> Option<Found> {
+    // pip renames what it is about to remove: `~umpy-2.0.dist-info`.
+    if entry.starts_with('~') {
+        return None;
+    }
+    let path = directory.join(entry);
+    if entry.ends_with(".dist-info") {
+        let head = head(&path.join("METADATA")).ok()?;
+        return Some(found(&head, direct_url::read(&path)));
+    }
+    if entry.ends_with(".egg-info") {
+        let head = head(&path.join("PKG-INFO")).or_else(|_| head(&path)).ok()?;
+        // `setup.py develop` leaves the metadata with the sources and a link elsewhere.
+        return Some(found(&head, None));
+    }
+    if entry.ends_with(".egg-link") {
+        return read_link(&path);
+    }
+    None
+}
+
+/// The project that an egg-link names, as an editable one.
+fn read_link(link: &Path) -> Option<Found> {
+    let text = fs::read_to_string(link).ok()?;
+    let project = PathBuf::from(text.lines().next()?.trim());
+    let egg_info = fs::read_dir(&project).ok()?.find_map(|entry| {
+        let path = entry.ok()?.path();
+        path.extension()
+            .is_some_and(|extension| extension == "egg-info")
+            .then_some(path)
+    })?;
+    let head = head(&egg_info.join("PKG-INFO")).ok()?;
+    Some(found(&head, Some(direct_url::Source::Editable(project))))
+}
+
+/// The header fields: all that is asked for stands in the first few lines.
+fn head(path: &Path) -> io::Result<Vec<(String, String)>> {
+    const MOST: u64 = 64 << 10;
+    let mut text = Vec::with_capacity(4 << 10);
+    let mut file = File::open(path)?;
+    loop {
+        let before = text.len();
+        file.by_ref().take(4 << 10).read_to_end(&mut text)?;
+        let complete = ["Name:", "Version:"].iter().all(|field| {
+            text.windows(field.len())
+                .any(|part| part.eq_ignore_ascii_case(field.as_bytes()))
+        });
+        if text.len() == before || complete && text.ends_with(b"\n") || text.len() as u64 > MOST {
+            break;
+        }
+        if complete && text.len() > 1 << 10 {
+            break;
+        }
+    }
+    let text = String::from_utf8_lossy(&text);
+    let fields: Vec<(String, String)> = text
+        .lines()
+        .take_while(|line| !line.trim().is_empty())
+        .filter_map(|line| line.split_once(':'))
+        .map(|(name, value)| (name.trim().to_ascii_lowercase(), value.trim().to_owned()))
+        .collect();
+    let has = |wanted: &str| {
+        fields
+            .iter()
+            .any(|(name, value)| name == wanted && !value.is_empty())
+    };
+    if has("name") && has("version") {
+        Ok(fields)
+    } else {
+        Err(io::ErrorKind::InvalidData.into())
+    }
+}
+
+fn found(head: &[(String, String)], source: Option<direct_url::Source>) -> Found {
+    let field = |wanted: &str| {
+        head.iter()
+            .find(|(name, _)| name == wanted)
+            .map(|(_, value)| value.clone())
+            .unwrap_or_default()
+    };
+    let name = field("name");
+    let pinned = format!("{name}=={}", field("version"));
+    let line = match source {
+        None => pinned,
+        Some(source) => source.line(&name, &pinned),
+    };
+    Found { name, line }
+}

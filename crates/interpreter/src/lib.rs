@@ -1,0 +1,13 @@
+//! Finds and probes Pythons, and lists the distributions that they have.
+//!
+//! Knows nothing of components, transplants or images.
+
+mod distributions;
+mod probe;
+mod search;
+mod version;
+
+pub use distributions::{Distributions, likely_site_directories};
+pub use probe::{Interpreter, ProbeError, probe};
+pub use search::{Candidate, Origin, Rejection, Search, SearchEnvironment, search};
+pub use version::{InvalidVersion, MINIMUM_VERSION, PythonVersion};

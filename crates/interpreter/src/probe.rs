@@ -1,0 +1,130 @@
+//! Starts an interpreter once and asks it what it is.
+
+use std::io::{self, Read as _};
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use serde::Deserialize;
+
+use crate::version::PythonVersion;
+
+const PROGRAM: &str = include_str!("probe.py");
+const LIMIT: Duration = Duration::from_secs(30);
+
+/// What an interpreter says of itself.
+#[derive(Debug, Clone)]
+pub struct Interpreter {
+    /// `sys.executable`
+    pub executable: PathBuf,
+    /// Minor version.
+    pub version: PythonVersion,
+    /// Such as `3.11.7`.
+    pub full_version: String,
+    /// Such as `CPython`.
+    pub implementation: String,
+    /// `sys.prefix`
+    pub prefix: PathBuf,
+    /// `sys.base_prefix`
+    pub base_prefix: PathBuf,
+    /// `sys.path` without the current directory.
+    pub sys_path: Vec<PathBuf>,
+    /// The version of cloudpickle it has.
+    pub cloudpickle: Option<String>,
+}
+
+/// Why it says nothing.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ProbeError {
+    /// The kernel did not start it.
+    #[error("it cannot be started: {0}")]
+    Start(#[source] io::Error),
+    /// It hangs.
+    #[error("it did not answer within {} s", LIMIT.as_secs())]
+    TimedOut,
+    /// It ended with an error.
+    #[error("it ended with {status}{}", last_line(stderr))]
+    Ended {
+        /// How.
+        status: ExitStatus,
+        /// What it said.
+        stderr: String,
+    },
+    /// What it said is not what a Python says.
+    #[error("it does not answer as a Python does")]
+    Unreadable(#[source] serde_json::Error),
+}
+
+fn last_line(stderr: &str) -> String {
+    let line = stderr.lines().rev().find(|line| !line.trim().is_empty());
+    line.map_or_else(String::new, |line| format!(": {}", line.trim()))
+}
+
+#[derive(Deserialize)]
+struct Answer {
+    version: (u8, u8),
+    full_version: String,
+    implementation: String,
+    executable: PathBuf,
+    prefix: PathBuf,
+    base_prefix: PathBuf,
+    sys_path: Vec<PathBuf>,
+    cloudpickle: Option<String>,
+}
+
+/// Asks it.
+pub fn probe(path: &Path) -> Result<Interpreter, ProbeError> {
+    let mut child = Command::new(path)
+        .args(["-c", PROGRAM])
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .map_err(ProbeError::Start)?;
+    let reader = |pipe: Option<Box<dyn io::Read + Send>>| {
+        std::thread::spawn(move || {
+            let mut text = Vec::new();
+            if let Some(pipe) = pipe {
+                // Nobody's answer is longer.
+                let _ = pipe.take(1 << 20).read_to_end(&mut text);
+            }
+            text
+        })
+    };
+    let stdout = reader(child.stdout.take().map(|pipe| Box::new(pipe) as _));
+    let stderr = reader(child.stderr.take().map(|pipe| Box::new(pipe) as _));
+    let deadline = Instant::now() + LIMIT;
+    let status = loop {
+        match child.try_wait().map_err(ProbeError::Start)? {
+            Some(status) => break status,
+            None if Instant::now() > deadline => {
+                // The threads end with whoever holds the pipes; they are not waited for.
+                let _ = child.kill();
+                let _ = child.wait();
+                return Err(ProbeError::TimedOut);
+            }
+            None => std::thread::sleep(Duration::from_millis(1)),
+        }
+    };
+    let text = |thread: std::thread::JoinHandle<Vec<u8>>| thread.join().unwrap_or_default();
+    let stdout = text(stdout);
+    if !status.success() {
+        let stderr = String::from_utf8_lossy(&text(stderr)).into_owned();
+        return Err(ProbeError::Ended { status, stderr });
+    }
+    let answer: Answer = serde_json::from_slice(&stdout).map_err(ProbeError::Unreadable)?;
+    Ok(Interpreter {
+        executable: answer.executable,
+        version: PythonVersion {
+            major: answer.version.0,
+            minor: answer.version.1,
+        },
+        full_version: answer.full_version,
+        implementation: answer.implementation,
+        prefix: answer.prefix,
+        base_prefix: answer.base_prefix,
+        sys_path: answer.sys_path,
+        cloudpickle: answer.cloudpickle,
+    })
+}
