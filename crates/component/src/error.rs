@@ -1,0 +1,67 @@
+//! The errors of running a component: each means that no output could be written.
+//!
+//! Whatever happens to Python is no error here: it becomes the component's error record.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// Why no output stands.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A file or directory of the contract could not be made, read or written.
+    #[error("cannot {action} `{path}`")]
+    Io {
+        /// What was tried: a verb and its object.
+        action: &'static str,
+        /// Where.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+    /// The kernel refused something that supervision needs.
+    #[error("cannot {action}")]
+    System {
+        /// What was tried.
+        action: &'static str,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+}
+
+impl Error {
+    pub(crate) fn io(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
+        let path = path.to_path_buf();
+        move |source| Self::Io {
+            action,
+            path,
+            source,
+        }
+    }
+
+    pub(crate) fn system<E: Into<io::Error>>(action: &'static str) -> impl FnOnce(E) -> Self {
+        move |source| Self::System {
+            action,
+            source: source.into(),
+        }
+    }
+
+    /// What the user can do about it, where we know.
+    pub fn hint(&self) -> Option<&'static str> {
+        let (Self::Io { source, .. } | Self::System { source, .. }) = self;
+        match source.kind() {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+                Some("the disk is full: ask for more with request_disk")
+            }
+            io::ErrorKind::ReadOnlyFilesystem => {
+                Some("the scratch directory is on a read-only file system")
+            }
+            io::ErrorKind::PermissionDenied => {
+                Some("the scratch directory must belong to the user that the job runs as")
+            }
+            _ => None,
+        }
+    }
+}

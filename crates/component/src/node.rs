@@ -1,0 +1,146 @@
+//! Facts about the execute node: host, address, user, clock.
+//!
+//! No name service is asked: it may hang, fail, or (in a static glibc binary) abort. HTCondor's
+//! machine ad knows the host and its address already.
+
+use std::fmt;
+use std::net::IpAddr;
+
+use jiff::civil::DateTime;
+
+use crate::classad::ClassAd;
+
+/// The first line of every component's stdout, and `node_info` of the error record.
+#[derive(Debug, Clone)]
+pub(crate) struct NodeFacts {
+    /// The name HTCondor has for the machine, else the kernel's.
+    pub host: String,
+    /// An address of the machine.
+    pub address: String,
+    /// When the component landed, UTC.
+    pub landed: DateTime,
+    /// Who it runs as.
+    pub user: String,
+}
+
+/// The time now, UTC, in whole microseconds as Python's `datetime` has them.
+pub(crate) fn now() -> DateTime {
+    let now = jiff::Timestamp::now();
+    jiff::tz::TimeZone::UTC.to_datetime(now)
+}
+
+/// As Python prints a `datetime`.
+pub(crate) fn python_time(time: DateTime) -> String {
+    format!(
+        "{:04}-{:02}-{:02} {:02}:{:02}:{:02}.{:06}",
+        time.year(),
+        time.month(),
+        time.day(),
+        time.hour(),
+        time.minute(),
+        time.second(),
+        time.subsec_nanosecond() / 1000
+    )
+}
+
+impl NodeFacts {
+    /// Collects them.
+    pub(crate) fn collect(machine_ad: &ClassAd) -> Self {
+        let host = machine_ad
+            .string("Machine")
+            .or_else(|| nix::unistd::gethostname().ok()?.into_string().ok())
+            .filter(|name| !name.is_empty())
+            .unwrap_or_else(|| "localhost".to_owned());
+        let address = machine_ad
+            .string("MyAddress")
+            .and_then(|sinful| sinful_address(&sinful))
+            .or_else(interface_address)
+            .unwrap_or_else(|| "127.0.0.1".to_owned());
+        Self {
+            host,
+            address,
+            landed: now(),
+            user: user(),
+        }
+    }
+}
+
+impl fmt::Display for NodeFacts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            host,
+            address,
+            landed,
+            user,
+        } = self;
+        write!(
+            f,
+            "Landed on execute node {host} ({address}) at {} as {user}",
+            python_time(*landed)
+        )
+    }
+}
+
+/// The address in a "sinful string": `<10.0.0.1:9618?addrs=...>`.
+fn sinful_address(sinful: &str) -> Option<String> {
+    let inner = sinful.strip_prefix('<')?;
+    let end = inner.find(['?', '>'])?;
+    let (address, _port) = inner[..end].rsplit_once(':')?;
+    let address = address.trim_matches(['[', ']']);
+    address
+        .parse::<IpAddr>()
+        .ok()
+        .map(|address| address.to_string())
+}
+
+fn interface_address() -> Option<String> {
+    let mut loopback = None;
+    for interface in nix::ifaddrs::getifaddrs().ok()? {
+        let Some(address) = interface.address.as_ref().and_then(|a| a.as_sockaddr_in()) else {
+            continue;
+        };
+        let ip = address.ip();
+        if ip.is_loopback() {
+            loopback = Some(ip.to_string());
+        } else {
+            return Some(ip.to_string());
+        }
+    }
+    loopback
+}
+
+/// As Python's `getpass.getuser`, but an unknown uid is a number instead of an error.
+fn user() -> String {
+    for name in ["LOGNAME", "USER", "LNAME", "USERNAME"] {
+        if let Ok(user) = std::env::var(name)
+            && !user.is_empty()
+        {
+            return user;
+        }
+    }
+    let uid = nix::unistd::geteuid().to_string();
+    std::fs::read("/etc/passwd")
+        .ok()
+        .and_then(|passwd| {
+            String::from_utf8_lossy(&passwd).lines().find_map(|line| {
+                let mut fields = line.split(':');
+                let name = fields.next()?;
+                (fields.nth(1)? == uid).then(|| name.to_owned())
+            })
+        })
+        .unwrap_or_else(|| format!("uid {uid}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_sinful_strings() {
+        let full = "<127.0.0.1:9618?addrs=127.0.0.1-9618&alias=x&noUDP&sock=startd_1>";
+        assert_eq!(sinful_address(full).as_deref(), Some("127.0.0.1"));
+        assert_eq!(sinful_address("<[::1]:9618>").as_deref(), Some("::1"));
+        assert_eq!(sinful_address("garbage"), None);
+        assert_eq!(sinful_address("<host.name:1>"), None);
+    }
+}

@@ -1,0 +1,97 @@
+//! Instruction sets of Python versions, as far as telling them apart needs.
+//!
+//! Made by `scripts/opcode-tables` from each version's own `opcode` module; not edited by hand.
+#![cfg_attr(rustfmt, rustfmt_skip)]
+#![allow(clippy::unreadable_literal)]
+
+/// One minor version's instructions.
+pub(crate) struct Instructions {
+    pub(crate) version: (u8, u8),
+    /// A bit for each opcode that exists.
+    pub(crate) valid: [u64; 4],
+    /// Opcodes that are followed by empty cache entries, and how many (3.11 and later).
+    pub(crate) caches: &'static [(u8, u8)],
+    /// Opcodes whose argument is an index of a constant.
+    pub(crate) consts: &'static [u8],
+    /// Opcodes that jump to an absolute place (3.10 and earlier).
+    pub(crate) absolute: &'static [u8],
+    /// `COMPARE_OP` and the number of its operators.
+    pub(crate) compare: (u8, u8),
+    /// From this opcode on, the argument means something.
+    pub(crate) argument: u8,
+}
+
+pub(crate) const KNOWN: &[Instructions] = &[
+    Instructions {
+        version: (3, 6),
+        valid: [0xfb9c00003fdb9e3e, 0xf79ffff7fffffbff, 0x000000007fffe7bc, 0x0000000000000000],
+        caches: &[],
+        consts: &[100],
+        absolute: &[111, 112, 113, 114, 115, 119],
+        compare: (107, 12),
+        argument: 90,
+    },
+    Instructions {
+        version: (3, 7),
+        valid: [0xfb9c00003fdb9e3e, 0x779ffff7fffffbff, 0x000000037fffe7bc, 0x0000000000000000],
+        caches: &[],
+        consts: &[100],
+        absolute: &[111, 112, 113, 114, 115, 119],
+        compare: (107, 12),
+        argument: 90,
+    },
+    Instructions {
+        version: (3, 8),
+        valid: [0xfbfc00003fdb9e7e, 0x741ffff7fffefbff, 0x0000000f7fffe7bc, 0x0000000000000000],
+        caches: &[],
+        consts: &[100],
+        absolute: &[111, 112, 113, 114, 115],
+        compare: (107, 12),
+        argument: 90,
+    },
+    Instructions {
+        version: (3, 9),
+        valid: [0xfbdf00003fdb9e7e, 0x767ffff7fefcffff, 0x0000003f3c1fe7bc, 0x0000000000000000],
+        caches: &[],
+        consts: &[100],
+        absolute: &[111, 112, 113, 114, 115, 121],
+        compare: (107, 6),
+        argument: 90,
+    },
+    Instructions {
+        version: (3, 10),
+        valid: [0xfbde0007ffdb9e7e, 0x76fffffffefcffff, 0x0000003f3d1fe7be, 0x0000000000000000],
+        caches: &[],
+        consts: &[100],
+        absolute: &[111, 112, 113, 114, 115, 121],
+        compare: (107, 6),
+        argument: 90,
+    },
+    Instructions {
+        version: (3, 11),
+        valid: [0x307e003bc2009e07, 0x7dfdfffffffc0cf0, 0x0001f87d39bf5fff, 0x0000000000000000],
+        caches: &[(25, 4), (60, 1), (92, 1), (95, 4), (106, 4), (107, 2), (116, 5), (122, 1), (160, 10), (166, 1), (171, 4)],
+        consts: &[100, 172],
+        absolute: &[],
+        compare: (107, 6),
+        argument: 90,
+    },
+    Instructions {
+        version: (3, 12),
+        valid: [0x30fe003bce029a3f, 0xfffc7ffffea80cb0, 0x0001f83c39efffff, 0x0000000000000000],
+        caches: &[(25, 1), (60, 1), (92, 1), (93, 1), (95, 4), (106, 9), (107, 1), (116, 4), (122, 1), (123, 1), (141, 1), (171, 3)],
+        consts: &[100, 121, 172],
+        absolute: &[],
+        compare: (107, 6),
+        argument: 90,
+    },
+    Instructions {
+        version: (3, 13),
+        valid: [0xfffffffffffffff7, 0x007fffffffffffff, 0x0000000000200000, 0x0000000000000000],
+        caches: &[(5, 1), (39, 1), (40, 3), (45, 1), (53, 3), (58, 1), (59, 1), (72, 1), (77, 1), (82, 9), (91, 4), (93, 1), (97, 1), (98, 1), (99, 1), (100, 1), (104, 1), (108, 4), (117, 1)],
+        consts: &[83, 103, 240],
+        absolute: &[],
+        compare: (58, 6),
+        argument: 44,
+    },
+];

@@ -1,0 +1,579 @@
+//! Runs one component, in the order of events that docs/design-decisions.md gives reasons for.
+//!
+//! Python starts as early as possible; what the runner has to find out, it finds out meanwhile.
+
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use htmap_exec_interpreter::{
+    Candidate, Distributions, PythonVersion, Rejection, Search, likely_site_directories,
+};
+use nix::sys::resource::{UsageWho, getrusage};
+use nix::sys::signal::Signal;
+
+use crate::cgroup::MemoryEvents;
+use crate::channel::{Connection, Feed};
+use crate::classad::ClassAd;
+use crate::driver::{self, Hello, Loaded};
+use crate::error::Error;
+use crate::input::{BadInput, Input};
+use crate::names;
+use crate::node::{self, NodeFacts};
+use crate::output::Output;
+use crate::record::{self, Context, Failure, PythonFacts};
+use crate::run_record::{RunRecord, Stopwatch};
+use crate::scratch::Scratch;
+use crate::session::{self, Finished, Limits, Outcome, Steps};
+use crate::supervise::{Ended, Signals};
+use crate::{checkpoint, death, guard, scanner, transcript, tree};
+
+/// What to run and how.
+#[derive(Debug)]
+pub struct Options {
+    /// The component's number, as at the landing.
+    pub component: u64,
+    /// The interpreters to try, in this order.
+    pub interpreters: Search,
+    /// The Python that pickled the map.
+    pub submit_python: Option<PythonVersion>,
+    /// Run bytecode of another Python all the same.
+    pub allow_python_mismatch: bool,
+    /// A zip archive of cloudpickle, for nodes that have none.
+    pub cloudpickle: Option<PathBuf>,
+    /// For Python to exit once its result stands.
+    pub exit_grace: Duration,
+    /// For everything.
+    pub timeout: Option<Duration>,
+}
+
+/// How the run came out; each means exit status 0 but the last one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ending {
+    /// A result or an error record stands.
+    Output,
+    /// An earlier attempt had finished.
+    AlreadyFinished,
+    /// HTCondor wanted the machine back before there was an output.
+    Evicted(Signal),
+}
+
+/// HTCondor's defaults: `MachineMaxVacateTime` is ten minutes.
+const MACHINE_VACATE: i64 = 600;
+
+/// A component that has landed: signals are held back, and what HTCondor wants to take back exists.
+#[derive(Debug)]
+pub struct Landing {
+    signals: Signals,
+    scratch: Scratch,
+    watch: Stopwatch,
+}
+
+impl Landing {
+    /// The very first thing to do: an eviction before the paths exist puts the job on hold.
+    pub fn begin(scratch: &Path, component: u64) -> Result<Self, Error> {
+        let signals = Signals::take()?;
+        let scratch = Scratch::prepare(scratch, component)?;
+        Ok(Self {
+            signals,
+            scratch,
+            watch: Stopwatch::start(),
+        })
+    }
+
+    /// Runs the component. Takes over the process: signals, children, stdout.
+    pub fn run(self, options: &Options) -> Result<Ending, Error> {
+        let Self {
+            signals,
+            scratch,
+            watch,
+        } = self;
+        let job_ad = read_ad("_CONDOR_JOB_AD", &scratch, ".job.ad");
+        if Scratch::restarted(&job_ad) {
+            scratch.restore_output_files()?;
+            if scratch.adopt_output()? {
+                checkpoint::drop_all(&scratch)?;
+                tracing::info!("the output of an earlier attempt stands already");
+                return Ok(Ending::AlreadyFinished);
+            }
+        }
+        let machine_ad = read_ad("_CONDOR_MACHINE_AD", &scratch, ".machine.ad");
+        let limits = Limits {
+            exit_grace: options.exit_grace,
+            timeout: options.timeout,
+            vacate: vacate_time(&machine_ad, &job_ad),
+        };
+        let component = ComponentRun {
+            options,
+            memory_before: MemoryEvents::read(),
+            node: NodeFacts::collect(&machine_ad),
+            job_ad,
+            watch,
+            tree: String::new(),
+            distributions: Distributions::new(),
+            inputs: None,
+            python: None,
+            rejections: options.interpreters.rejections.clone(),
+            prepared: None,
+            announced: false,
+            restored: 0,
+            scratch: &scratch,
+        };
+        transcript::landed(&component.node);
+        component.run(&signals, limits)
+    }
+}
+
+fn read_ad(variable: &str, scratch: &Scratch, name: &str) -> ClassAd {
+    let path = std::env::var_os(variable).map_or_else(|| scratch.root().join(name), PathBuf::from);
+    ClassAd::read(&path)
+}
+
+/// Half of what HTCondor gives: the other half is for the transfer of the files.
+fn vacate_time(machine_ad: &ClassAd, job_ad: &ClassAd) -> Duration {
+    let machine = machine_ad
+        .integer("MachineMaxVacateTime")
+        .unwrap_or(MACHINE_VACATE);
+    let job = job_ad.integer("JobMaxVacateTime").unwrap_or(machine);
+    let seconds = u64::try_from(machine.min(job)).unwrap_or(0);
+    Duration::from_millis(seconds * 500)
+}
+
+struct ComponentRun<'a> {
+    options: &'a Options,
+    scratch: &'a Scratch,
+    job_ad: ClassAd,
+    memory_before: MemoryEvents,
+    node: NodeFacts,
+    watch: Stopwatch,
+    tree: String,
+    distributions: Distributions,
+    inputs: Option<Result<Vec<Input>, (BadInput, &'static str)>>,
+    python: Option<PythonFacts>,
+    rejections: Vec<Rejection>,
+    prepared: Option<Result<(), Error>>,
+    announced: bool,
+    restored: usize,
+}
+
+impl ComponentRun<'_> {
+    fn run(mut self, signals: &Signals, limits: Limits) -> Result<Ending, Error> {
+        let mut finished = None;
+        for candidate in &self.options.interpreters.candidates {
+            let ended = self.attempt(candidate, signals, limits)?;
+            if let Outcome::NotStarted(reason) = &ended.outcome {
+                self.rejections.push(Rejection {
+                    path: candidate.path.clone(),
+                    origin: candidate.origin,
+                    reason: not_started(reason, &ended),
+                });
+                continue;
+            }
+            finished = Some(ended);
+            break;
+        }
+        self.prepare();
+        if let Some(Err(error)) = self.prepared.take() {
+            return Err(error);
+        }
+        match finished {
+            Some(finished) => self.conclude(&finished),
+            None => {
+                let failure = self.no_python();
+                let stderr = String::new();
+                self.fail(
+                    failure,
+                    &Finished {
+                        outcome: Outcome::Result,
+                        stderr,
+                        ended: None,
+                    },
+                )
+            }
+        }
+    }
+
+    fn attempt(
+        &mut self,
+        candidate: &Candidate,
+        signals: &Signals,
+        limits: Limits,
+    ) -> Result<Finished, Error> {
+        tracing::debug!(
+            "trying `{}` ({})",
+            candidate.path.display(),
+            candidate.origin
+        );
+        self.watch.mark("python");
+        let path = candidate.path.clone();
+        let command = self.command(&path);
+        let this = std::cell::RefCell::new(self);
+        // The session calls either this closure or the steps, never one within the other.
+        let mut steps = Shared(&this);
+        session::run(command, signals, limits, &mut steps, || {
+            let mut this = this.borrow_mut();
+            this.prepare();
+            this.distributions.preload(&likely_site_directories(&path));
+        })
+    }
+
+    fn command(&self, python: &Path) -> Command {
+        let root = self.scratch.root();
+        let mut command = Command::new(python);
+        command.args(["-u", "-c", driver::BOOT]).current_dir(root);
+        command.env(names::ENV_ON_EXECUTE, "1");
+        command.env(names::ENV_COMPONENT, self.options.component.to_string());
+        let unset = |name: &str| std::env::var_os(name).is_none_or(|value| value.is_empty());
+        if unset(names::ENV_SCRATCH) {
+            command.env(names::ENV_SCRATCH, root);
+        }
+        // HTCondor before 24 sets none, and `~` of an account without an entry is an error.
+        if unset("HOME") {
+            command.env("HOME", root);
+        }
+        command
+    }
+
+    /// What goes on while Python starts. Failures come out when Python is done for.
+    fn prepare(&mut self) {
+        if self.prepared.is_some() || !self.tree.is_empty() {
+            return;
+        }
+        // Before anything is restored: a checkpoint may hold a file named `func`.
+        let open = |path: PathBuf, stage| Input::open(&path).map_err(|bad| (bad, stage));
+        self.inputs = Some(
+            open(self.scratch.function(), "loading the function").and_then(|function| {
+                Ok(vec![
+                    function,
+                    open(self.scratch.input(), "loading the arguments")?,
+                ])
+            }),
+        );
+        let restored = checkpoint::restore(self.scratch);
+        self.prepared = Some(restored.map(|files| self.restored = files.len()));
+        self.tree = tree::tree(self.scratch.root());
+        self.watch.mark("prepared");
+    }
+
+    fn announce(&mut self) {
+        if !std::mem::replace(&mut self.announced, true) {
+            transcript::surroundings(&self.tree, self.python.as_ref());
+        }
+    }
+
+    fn conclude(&mut self, finished: &Finished) -> Result<Ending, Error> {
+        self.watch.mark("ended");
+        let usage = getrusage(UsageWho::RUSAGE_CHILDREN).ok();
+        let peak_memory = usage
+            .and_then(|usage| u64::try_from(usage.max_rss()).ok())
+            .map(|kib| kib << 10);
+        let failure = match &finished.outcome {
+            Outcome::Result => {
+                self.finish(None, finished);
+                return Ok(Ending::Output);
+            }
+            Outcome::Evicted(signal) => {
+                checkpoint::tidy(self.scratch)?;
+                return Ok(Ending::Evicted(*signal));
+            }
+            Outcome::NotStarted(_) => unreachable!("another candidate was tried"),
+            Outcome::Failed(failure) => (**failure).clone(),
+            Outcome::TimedOut { stage } => {
+                let seconds = self.options.timeout.unwrap_or_default().as_secs_f64();
+                Failure::new(
+                    stage,
+                    format!("Python was ended after {seconds} s while {stage}: --timeout"),
+                )
+                .hint("give it more time with --timeout")
+            }
+            Outcome::Died { ended, stage } => death::failure(
+                *ended,
+                stage,
+                &death::Circumstances {
+                    stderr: &finished.stderr,
+                    memory_before: self.memory_before,
+                    memory_after: MemoryEvents::read(),
+                    peak_memory,
+                    request_memory: self.job_ad.integer("RequestMemory"),
+                },
+            ),
+        };
+        self.fail(failure, finished)
+    }
+
+    fn fail(&mut self, mut failure: Failure, finished: &Finished) -> Result<Ending, Error> {
+        self.announce();
+        self.advise(&mut failure);
+        transcript::failed(&failure);
+        let usage = getrusage(UsageWho::RUSAGE_CHILDREN).ok();
+        let context = Context {
+            component: self.options.component,
+            node: &self.node,
+            python: self.python.as_ref(),
+            scratch_dir_contents: tree::top_level(self.scratch.root()),
+            stderr_tail: finished.stderr.clone(),
+            peak_memory: usage
+                .and_then(|usage| u64::try_from(usage.max_rss()).ok())
+                .map(|kib| kib << 10),
+        };
+        let pickled = record::pickle(&context, &failure);
+        Output::write_failure(self.scratch, &pickled)?;
+        self.finish(Some(&failure), finished);
+        Ok(Ending::Output)
+    }
+
+    /// The output stands: nothing that goes wrong from here on changes that.
+    fn finish(&mut self, failure: Option<&Failure>, finished: &Finished) {
+        self.watch.mark("output");
+        if let Err(error) = checkpoint::drop_all(self.scratch) {
+            tracing::warn!("{error}");
+        }
+        let usage = getrusage(UsageWho::RUSAGE_CHILDREN).ok();
+        let seconds = |time: nix::sys::time::TimeVal| {
+            #[allow(clippy::cast_precision_loss)]
+            let micros = time.tv_usec() as f64 / 1e6;
+            #[allow(clippy::cast_precision_loss)]
+            let whole = time.tv_sec() as f64;
+            whole + micros
+        };
+        let record = RunRecord {
+            format: 1,
+            htmap_exec: env!("CARGO_PKG_VERSION"),
+            component: self.options.component,
+            status: if failure.is_some() {
+                names::STATUS_ERR
+            } else {
+                names::STATUS_OK
+            },
+            error: failure.map(|failure| failure.message.lines().next().unwrap_or_default()),
+            report: failure.map(Failure::text),
+            error_stage: failure.map(|failure| failure.stage.as_str()),
+            error_type: failure.map(|failure| failure.kind.as_str()),
+            node: (&self.node).into(),
+            python: self.python.as_ref(),
+            passed_over: self.rejections.iter().map(ToString::to_string).collect(),
+            started: node::python_time(self.node.landed),
+            stages: &self.watch.stages,
+            exit: finished.ended.map(death::describe),
+            peak_memory: usage
+                .and_then(|usage| u64::try_from(usage.max_rss()).ok())
+                .map(|kib| kib << 10),
+            cpu_seconds: usage.map_or(0.0, |usage| {
+                seconds(usage.user_time()) + seconds(usage.system_time())
+            }),
+            attempt: self.job_ad.integer("NumShadowStarts"),
+            job: self
+                .job_ad
+                .integer("ClusterId")
+                .zip(self.job_ad.integer("ProcId"))
+                .map(|(cluster, process)| format!("{cluster}.{process}")),
+            restored: self.restored,
+        };
+        if let Err(error) = record.write(self.scratch) {
+            tracing::warn!("{error}");
+        }
+        transcript::finished(&tree::tree(self.scratch.root()));
+    }
+
+    fn no_python(&self) -> Failure {
+        let mut message = "no Python 3.6 or later was found on this execute node".to_owned();
+        if self.rejections.is_empty() {
+            message.push_str(": nothing in VIRTUAL_ENV, CONDA_PREFIX, PATH or a well-known place");
+        }
+        for rejection in &self.rejections {
+            message.push_str(&format!("\n  {rejection}"));
+        }
+        Failure { kind: "NoPython".to_owned(), ..Failure::new("starting Python", message) }.hint(
+            "name one with `--python PATH`, use a container image that has one, or send nodes without Python no jobs (requirements)",
+        )
+    }
+
+    /// Adds what the user can do about it.
+    fn advise(&self, failure: &mut Failure) {
+        let python = self.python.as_ref().map_or_else(
+            || "the interpreter".to_owned(),
+            |python| format!("`{}` (Python {})", python.executable, python.version),
+        );
+        if !failure.missing_module.is_empty() {
+            let module = failure.missing_module.clone();
+            let top = module.split('.').next().unwrap_or_default().to_owned();
+            let hint = match top.as_str() {
+                "cloudpickle" => format!(
+                    "{python} on `{}` has no cloudpickle, and the map brought none along: install it there, or submit with the htmap-exec Python package, which ships it",
+                    self.node.host
+                ),
+                _ => format!(
+                    "{python} on `{}` lacks the module `{module}`: install it there or in the image, or send the file along (input_files) if it is your own",
+                    self.node.host
+                ),
+            };
+            failure.hints.push(hint);
+        }
+        match (failure.kind.as_str(), failure.stage.as_str()) {
+            ("SystemExit", _) => failure.hints.push(
+                "the function called sys.exit (or exit, or quit): return a value or raise another exception instead".to_owned(),
+            ),
+            ("MemoryError", _) => {
+                let asked = self
+                    .job_ad
+                    .integer("RequestMemory")
+                    .map_or_else(String::new, |mib| format!(" (this job asked for {mib} MiB)"));
+                failure.hints.push(format!("ask for more memory with request_memory{asked}"));
+            }
+            (_, "pickling the result") => failure.hints.push(
+                "the function ran to its end, but what it returned cannot be pickled: return plain data instead".to_owned(),
+            ),
+            ("UnpicklingError" | "EOFError" | "ValueError" | "AttributeError" | "TypeError", stage @ ("loading the function" | "loading the arguments")) => {
+                let file = if stage == "loading the function" { self.scratch.function() } else { self.scratch.input() };
+                failure.message = format!("the input file `{}` cannot be unpickled: {}", file.display(), failure.message);
+                failure.hints.push(format!(
+                    "if the file is whole, it was made by a Python or cloudpickle that is too different from {python}"
+                ));
+            }
+            _ => {}
+        }
+        if failure.frames_left_out > 0 {
+            failure.message.push_str(&format!(
+                "\n({} frames in the middle are not shown)",
+                failure.frames_left_out
+            ));
+        }
+    }
+}
+
+fn not_started(reason: &str, finished: &Finished) -> String {
+    let mut text = reason.to_owned();
+    match finished.ended {
+        Some(Ended::Signaled(nix::libc::SIGKILL)) | None => {}
+        Some(ended) => text.push_str(&format!(" ({})", death::describe(ended))),
+    }
+    if let Some(line) = finished
+        .stderr
+        .lines()
+        .rev()
+        .find(|line| !line.trim().is_empty())
+    {
+        text.push_str(": ");
+        text.push_str(line.trim());
+    }
+    text
+}
+
+/// The run as the session sees it, while its preparations borrow it as well.
+struct Shared<'a, 'b>(&'a std::cell::RefCell<&'a mut ComponentRun<'b>>);
+
+impl Steps for Shared<'_, '_> {
+    fn started(
+        &mut self,
+        hello: &Hello,
+        connection: &mut Connection,
+    ) -> Result<Feed, Box<Failure>> {
+        self.0.borrow_mut().started(hello, connection)
+    }
+
+    fn loaded(&mut self, loaded: &Loaded) {
+        let mut run = self.0.borrow_mut();
+        run.announce();
+        run.watch.mark("running");
+        transcript::running(run.options.component, loaded);
+    }
+
+    fn returned(&mut self) -> Result<Output, Error> {
+        let mut run = self.0.borrow_mut();
+        run.watch.mark("returned");
+        transcript::returned();
+        Output::begin(run.scratch)
+    }
+
+    fn result(&mut self, output: Output) -> Result<(), Error> {
+        output.commit(self.0.borrow().scratch)
+    }
+}
+
+impl ComponentRun<'_> {
+    fn started(
+        &mut self,
+        hello: &Hello,
+        connection: &mut Connection,
+    ) -> Result<Feed, Box<Failure>> {
+        self.watch.mark("started");
+        let root = self.scratch.root();
+        let version = hello
+            .version
+            .expect("the session refuses what is no Python 3.6 or later");
+        self.python = Some(PythonFacts {
+            executable: hello.executable.clone(),
+            version: hello.full_version.clone(),
+            packages: Vec::new(),
+        });
+        let shipped = self.options.cloudpickle.clone().or_else(|| {
+            let path = root.join(names::SHIPPED_CLOUDPICKLE);
+            path.is_file().then_some(path)
+        });
+        let shipped: OsString = shipped
+            .map(|path| root.join(path).into_os_string())
+            .unwrap_or_default();
+        driver::queue_program(
+            connection,
+            self.options.component,
+            root.as_os_str().as_bytes(),
+            shipped.as_bytes(),
+        );
+        // On its way before the rest: Python has its imports to do.
+        if connection.send().is_err() {
+            unreachable!("no input is queued yet");
+        }
+        let sys_path: Vec<PathBuf> = hello
+            .sys_path
+            .iter()
+            .filter(|path| *path != root)
+            .cloned()
+            .collect();
+        let packages = self.distributions.freeze(&sys_path, version);
+        if let Some(python) = &mut self.python {
+            python.packages = packages;
+        }
+        if let Some(Err(error)) = &self.prepared {
+            // The run ends with that error in any case.
+            return Err(Box::new(Failure::new(
+                "restoring the checkpoint",
+                error.to_string(),
+            )));
+        }
+        let inputs = match self.inputs.take() {
+            Some(Ok(inputs)) => inputs,
+            Some(Err((bad, stage))) => return Err(Box::new(bad.failure(stage))),
+            None => {
+                return Err(Box::new(Failure::new(
+                    "loading the function",
+                    "the inputs were read already",
+                )));
+            }
+        };
+        self.guard(&inputs, version, &hello.executable)?;
+        Ok(Feed { inputs })
+    }
+
+    fn guard(
+        &self,
+        inputs: &[Input],
+        node: PythonVersion,
+        executable: &str,
+    ) -> Result<(), Box<Failure>> {
+        let submit = self.options.submit_python;
+        if self.options.allow_python_mismatch || submit == Some(node) {
+            return Ok(());
+        }
+        let mut codes = Vec::new();
+        for input in inputs {
+            // What is damaged is found out by Python, which says more about it.
+            match input.reopen().and_then(scanner::code_objects) {
+                Ok(found) => codes.extend(found),
+                Err(error) => tracing::debug!("the pickle cannot be scanned: {error}"),
+            }
+        }
+        guard::check(&codes, submit, node, executable).map_err(Box::new)
+    }
+}

@@ -1,0 +1,103 @@
+//! The component's stdout around the function's own prints: the sections HTMap's users know.
+//!
+//! A stdout that nobody can write to any more is no reason to fail.
+
+use std::io::{self, Write as _};
+
+use crate::driver::Loaded;
+use crate::names;
+use crate::node::{self, NodeFacts};
+use crate::record::{Failure, PythonFacts};
+
+fn say(text: &str) {
+    let mut stdout = io::stdout().lock();
+    let _ = stdout
+        .write_all(text.as_bytes())
+        .and_then(|()| stdout.flush());
+}
+
+/// First of all.
+pub(crate) fn landed(node: &NodeFacts) {
+    say(&format!("{node}\n\n"));
+}
+
+/// The scratch directory and the Python, before the run.
+pub(crate) fn surroundings(tree: &str, python: Option<&PythonFacts>) {
+    let mut text = format!("Scratch directory contents before run:\n{tree}\n");
+    match python {
+        Some(PythonFacts {
+            executable,
+            version,
+            packages,
+        }) => {
+            text.push_str(&format!(
+                "Python executable is {executable} (version {version})\n"
+            ));
+            text.push_str("with installed packages\n");
+            for line in packages {
+                text.push_str(&format!("  {line}\n"));
+            }
+        }
+        None => text.push_str("Python executable information not available\n"),
+    }
+    text.push('\n');
+    say(&text);
+}
+
+/// Right before the function.
+pub(crate) fn running(component: u64, loaded: &Loaded) {
+    let Loaded {
+        function,
+        args,
+        kwargs,
+    } = loaded;
+    say(&format!(
+        "Running component {component}\n  {function}\nwith args\n  {args}\nand kwargs\n  {kwargs}\n\n{}\n\n",
+        names::OUTPUT_START
+    ));
+}
+
+/// Right after the function returned.
+pub(crate) fn returned() {
+    say(&format!("\n{}\n\n", names::OUTPUT_END));
+}
+
+/// In its place if there is no result; the traceback also goes to stderr.
+pub(crate) fn failed(failure: &Failure) {
+    let mut text = failure.traceback.trim_end().to_owned();
+    if !text.is_empty() && !text.contains(failure.message.lines().next().unwrap_or_default()) {
+        text.push_str("\n\n");
+    }
+    if !text.contains(&failure.message) {
+        let message = if failure.traceback.is_empty() {
+            failure.message.clone()
+        } else {
+            failure
+                .message
+                .lines()
+                .next()
+                .unwrap_or_default()
+                .to_owned()
+        };
+        if !text.contains(&message) {
+            text.push_str(&message);
+        }
+    }
+    for hint in &failure.hints {
+        text.push_str(&format!("\nhint: {hint}"));
+    }
+    say(&format!(
+        "\n{}\n\n{text}\n\n{}\n\n",
+        names::ERROR_START,
+        names::ERROR_END
+    ));
+    let _ = writeln!(io::stderr(), "{text}");
+}
+
+/// Last of all.
+pub(crate) fn finished(tree: &str) {
+    say(&format!(
+        "Finished executing component at {}\n\nScratch directory contents after run:\n{tree}",
+        node::python_time(node::now())
+    ));
+}
