@@ -1,0 +1,168 @@
+//! The command line: clap's derive, where doc comments are the help.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use htmap_exec_interpreter::PythonVersion;
+
+/// Runs HTMap components on HTCondor execute nodes.
+#[derive(Debug, Parser)]
+#[command(name = "htmap-exec", version, disable_help_subcommand = true)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+
+    /// What to say on stderr about the runner's own doings
+    #[arg(
+        long,
+        global = true,
+        value_name = "LEVEL",
+        env = "HTMAP_EXEC_LOG",
+        default_value = "warn",
+        ignore_case = true
+    )]
+    pub(crate) log: Level,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(crate) enum Level {
+    Off,
+    Error,
+    Warn,
+    Info,
+    Debug,
+    Trace,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Run one component: the HTCondor executable (`htmap-exec N` means the same)
+    Run(Run),
+    /// Run the components of a map directory on this machine
+    Local(Local),
+    /// Show which Python a component would run with, and why no other
+    Python {
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// List the distributions that a Python has, as `pip freeze` does, from their metadata
+    Packages {
+        /// The interpreter [default: the one that `htmap-exec python` picks]
+        #[arg(long, value_name = "PATH")]
+        python: Option<PathBuf>,
+    },
+}
+
+/// What both `run` and `local` take.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct Running {
+    /// The interpreter to run with [default: VIRTUAL_ENV, CONDA_PREFIX, PATH, well-known places]
+    #[arg(long, value_name = "PATH")]
+    pub(crate) python: Option<PathBuf>,
+
+    /// The Python that pickled the map: another one on the node is an error if the map holds bytecode
+    #[arg(long, value_name = "X.Y")]
+    pub(crate) submit_python: Option<PythonVersion>,
+
+    /// Run bytecode of another Python version all the same: answers may be silently wrong
+    #[arg(long)]
+    pub(crate) allow_python_mismatch: bool,
+
+    /// How long Python may take to exit once its result stands
+    #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = seconds)]
+    pub(crate) exit_grace: std::time::Duration,
+
+    /// End the component after this time, with an error record
+    #[arg(long, value_name = "SECONDS", value_parser = seconds)]
+    pub(crate) timeout: Option<std::time::Duration>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Run {
+    /// The component's number
+    #[arg(value_name = "N")]
+    pub(crate) component: u64,
+
+    #[command(flatten)]
+    pub(crate) running: Running,
+
+    /// The scratch directory [default: _CONDOR_SCRATCH_DIR, else the current directory]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) scratch: Option<PathBuf>,
+
+    /// A zip archive of cloudpickle for nodes without it [default: _htmap_cloudpickle.zip if it is there]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) cloudpickle: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Local {
+    /// The map directory, as HTMap or htmap_exec.write_map makes it
+    #[arg(value_name = "MAP_DIR")]
+    pub(crate) map: PathBuf,
+
+    /// How many components run at once [default: one for each processor]
+    #[arg(long, short, value_name = "N")]
+    pub(crate) jobs: Option<std::num::NonZeroUsize>,
+
+    #[command(flatten)]
+    pub(crate) running: Running,
+}
+
+fn seconds(text: &str) -> Result<std::time::Duration, String> {
+    let seconds: f64 = text
+        .parse()
+        .map_err(|_| "not a number of seconds".to_owned())?;
+    std::time::Duration::try_from_secs_f64(seconds).map_err(|_| "not a time".to_owned())
+}
+
+/// `htmap-exec N`, which HTMap's own submit descriptors come down to, becomes `htmap-exec run N`.
+pub(crate) fn normalize(arguments: impl Iterator<Item = OsString>) -> Vec<OsString> {
+    let mut arguments: Vec<OsString> = arguments.collect();
+    let number = arguments.get(1).and_then(|argument| argument.to_str());
+    if number.is_some_and(|number| !number.is_empty() && number.bytes().all(|b| b.is_ascii_digit()))
+    {
+        arguments.insert(1, "run".into());
+    }
+    arguments
+}
+
+/// Our own diagnostics go to stderr: stdout is the component's.
+pub(crate) fn start_logging(level: Level) {
+    use tracing_subscriber::filter::LevelFilter;
+    let level = match level {
+        Level::Off => LevelFilter::OFF,
+        Level::Error => LevelFilter::ERROR,
+        Level::Warn => LevelFilter::WARN,
+        Level::Info => LevelFilter::INFO,
+        Level::Debug => LevelFilter::DEBUG,
+        Level::Trace => LevelFilter::TRACE,
+    };
+    tracing_subscriber::fmt()
+        .with_max_level(level)
+        .with_writer(std::io::stderr)
+        .with_ansi(false)
+        .with_target(false)
+        .init();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn is_a_valid_command_line() {
+        <Cli as clap::CommandFactory>::command().debug_assert();
+    }
+
+    #[test]
+    fn a_bare_number_means_run() {
+        let normal = |arguments: &[&str]| normalize(arguments.iter().map(OsString::from));
+        assert_eq!(normal(&["x", "7"]), ["x", "run", "7"]);
+        assert_eq!(normal(&["x", "run", "7"]), ["x", "run", "7"]);
+        assert_eq!(normal(&["x", "local", "7"]), ["x", "local", "7"]);
+        assert_eq!(normal(&["x"]), ["x"]);
+    }
+}

@@ -1,0 +1,19 @@
+//! The subcommands, a module each.
+
+mod local;
+mod packages;
+mod python;
+mod run;
+
+use std::process::ExitCode;
+
+use crate::cli::Command;
+
+pub(crate) fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
+    match command {
+        Command::Run(options) => run::run(options),
+        Command::Local(options) => local::run(&options),
+        Command::Python { json } => python::run(json),
+        Command::Packages { python } => packages::run(python.as_deref()),
+    }
+}

@@ -1,0 +1,39 @@
+//! The `htmap-exec` command: parses the command line, runs one subcommand, reports its error.
+
+mod cli;
+mod commands;
+mod exit;
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+
+fn main() -> ExitCode {
+    std::panic::set_hook(Box::new(|panic| {
+        use std::io::Write as _;
+        let _ = writeln!(
+            std::io::stderr(),
+            "htmap-exec: error: internal error: {panic}\nhint: this is a bug of htmap-exec; please report it with the line above"
+        );
+        // Not left to the default: an abort would look like a signal to HTCondor.
+        #[allow(clippy::exit)]
+        std::process::exit(i32::from(exit::INTERNAL));
+    }));
+    let arguments = cli::normalize(std::env::args_os());
+    let cli = match cli::Cli::try_parse_from(arguments) {
+        Ok(cli) => cli,
+        Err(error) => {
+            let _ = error.print();
+            return ExitCode::from(if error.use_stderr() {
+                exit::USAGE
+            } else {
+                exit::SUCCESS
+            });
+        }
+    };
+    cli::start_logging(cli.log);
+    match commands::dispatch(cli.command) {
+        Ok(code) => code,
+        Err(error) => exit::report(&error),
+    }
+}
