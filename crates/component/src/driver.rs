@@ -155,11 +155,21 @@ pub(crate) fn queue_program(
     component: u64,
     scratch: &[u8],
     cloudpickle: &[u8],
+    show_arguments: bool,
 ) {
     for (kind, source) in SOURCES {
         connection.queue(kind, source.as_bytes());
     }
     let component = component.to_string();
-    connection.queue(b'O', &[component.as_bytes(), scratch, cloudpickle].join(&0));
+    connection.queue(
+        b'O',
+        &[
+            component.as_bytes(),
+            scratch,
+            cloudpickle,
+            if show_arguments { b"1" } else { b"" },
+        ]
+        .join(&0),
+    );
     connection.queue(b'G', &[]);
 }

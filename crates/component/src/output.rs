@@ -8,7 +8,7 @@ use crate::error::Error;
 use crate::gzip::ParallelGzip;
 use crate::names;
 use crate::pickle::{Value, dumps};
-use crate::scratch::Scratch;
+use crate::scratch::{Scratch, clear};
 
 /// An output that does not stand yet; dropped, it is gone.
 pub(crate) struct Output {
@@ -62,7 +62,8 @@ impl Output {
         written.map_err(Error::io("write the output", &self.place))?;
         // The function may have removed it.
         scratch.make_directories()?;
-        fs::rename(&self.unfinished, &self.place)
+        clear(&self.place, fs::Metadata::is_file)
+            .and_then(|()| fs::rename(&self.unfinished, &self.place))
             .map_err(Error::io("write the output", &self.place))?;
         let directory = scratch.transfer();
         File::open(&directory)

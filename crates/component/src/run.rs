@@ -45,6 +45,8 @@ pub struct Options {
     pub cloudpickle: Option<PathBuf>,
     /// For Python to exit once its result stands.
     pub exit_grace: Duration,
+    /// For Python to start.
+    pub start_limit: Duration,
     /// For everything.
     pub timeout: Option<Duration>,
 }
@@ -102,6 +104,7 @@ impl Landing {
         let machine_ad = read_ad("_CONDOR_MACHINE_AD", &scratch, ".machine.ad");
         let limits = Limits {
             exit_grace: options.exit_grace,
+            start: options.start_limit,
             timeout: options.timeout,
             vacate: vacate_time(&machine_ad, &job_ad),
         };
@@ -119,6 +122,7 @@ impl Landing {
             prepared: None,
             announced: false,
             restored: 0,
+            show_arguments: true,
             scratch: &scratch,
         };
         transcript::landed(&component.node);
@@ -141,6 +145,9 @@ fn vacate_time(machine_ad: &ClassAd, job_ad: &ClassAd) -> Duration {
     Duration::from_millis(seconds * 500)
 }
 
+/// The inputs, or what is wrong with which.
+type OpenedInputs = Result<Vec<Input>, (BadInput, &'static str)>;
+
 struct ComponentRun<'a> {
     options: &'a Options,
     scratch: &'a Scratch,
@@ -150,19 +157,26 @@ struct ComponentRun<'a> {
     watch: Stopwatch,
     tree: String,
     distributions: Distributions,
-    inputs: Option<Result<Vec<Input>, (BadInput, &'static str)>>,
+    inputs: Option<OpenedInputs>,
     python: Option<PythonFacts>,
     rejections: Vec<Rejection>,
     prepared: Option<Result<(), Error>>,
     announced: bool,
     restored: usize,
+    show_arguments: bool,
 }
 
 impl ComponentRun<'_> {
     fn run(mut self, signals: &Signals, limits: Limits) -> Result<Ending, Error> {
         let mut finished = None;
         for candidate in &self.options.interpreters.candidates {
-            let ended = self.attempt(candidate, signals, limits)?;
+            let mut ended = self.attempt(candidate, signals, limits)?;
+            if matches!(ended.outcome, Outcome::NotShown) {
+                // The function has not run yet: once more, without looking at its arguments.
+                self.show_arguments = false;
+                self.inputs = Some(self.open_inputs());
+                ended = self.attempt(candidate, signals, limits)?;
+            }
             if let Outcome::NotStarted(reason) = &ended.outcome {
                 self.rejections.push(Rejection {
                     path: candidate.path.clone(),
@@ -242,19 +256,19 @@ impl ComponentRun<'_> {
             return;
         }
         // Before anything is restored: a checkpoint may hold a file named `func`.
-        let open = |path: PathBuf, stage| Input::open(&path).map_err(|bad| (bad, stage));
-        self.inputs = Some(
-            open(self.scratch.function(), "loading the function").and_then(|function| {
-                Ok(vec![
-                    function,
-                    open(self.scratch.input(), "loading the arguments")?,
-                ])
-            }),
-        );
+        self.inputs = Some(self.open_inputs());
         let restored = checkpoint::restore(self.scratch);
         self.prepared = Some(restored.map(|files| self.restored = files.len()));
         self.tree = tree::tree(self.scratch.root());
         self.watch.mark("prepared");
+    }
+
+    fn open_inputs(&self) -> OpenedInputs {
+        let open = |path: PathBuf, stage| Input::open(&path).map_err(|bad| (bad, stage));
+        Ok(vec![
+            open(self.scratch.function(), "loading the function")?,
+            open(self.scratch.input(), "loading the arguments")?,
+        ])
     }
 
     fn announce(&mut self) {
@@ -279,6 +293,10 @@ impl ComponentRun<'_> {
                 return Ok(Ending::Evicted(*signal));
             }
             Outcome::NotStarted(_) => unreachable!("another candidate was tried"),
+            Outcome::NotShown => Failure::new(
+                "showing the arguments",
+                "the text of an argument does not end",
+            ),
             Outcome::Failed(failure) => (**failure).clone(),
             Outcome::TimedOut { stage } => {
                 let seconds = self.options.timeout.unwrap_or_default().as_secs_f64();
@@ -520,6 +538,7 @@ impl ComponentRun<'_> {
             self.options.component,
             root.as_os_str().as_bytes(),
             shipped.as_bytes(),
+            self.show_arguments,
         );
         // On its way before the rest: Python has its imports to do.
         if connection.send().is_err() {

@@ -46,7 +46,9 @@ impl Scratch {
             self.user_transfer(),
             self.root.join(names::TRANSFER_PLUGIN_CACHE),
         ] {
-            fs::create_dir_all(&path).map_err(Error::io("create the directory", &path))?;
+            clear(&path, fs::Metadata::is_dir)
+                .and_then(|()| fs::create_dir_all(&path))
+                .map_err(Error::io("create the directory", &path))?;
         }
         Ok(())
     }
@@ -135,6 +137,16 @@ impl Scratch {
         }
         let place = self.user_transfer();
         merge(&earlier, &place).map_err(Error::io("restore the output files to", &place))
+    }
+}
+
+/// Removes what the function may have put in the place of a path of the contract.
+pub(crate) fn clear(path: &Path, wanted: impl Fn(&fs::Metadata) -> bool) -> io::Result<()> {
+    match path.symlink_metadata() {
+        Ok(metadata) if wanted(&metadata) => Ok(()),
+        Ok(metadata) if metadata.is_dir() => fs::remove_dir_all(path),
+        Ok(_) => fs::remove_file(path),
+        Err(_) => Ok(()),
     }
 }
 

@@ -19,8 +19,8 @@ use crate::output::Output;
 use crate::record::Failure;
 use crate::supervise::{Ended, Heard, Signals, StderrTail, Tree};
 
-/// For Python to say its version; a cold start from a network file system takes its time.
-const START: Duration = Duration::from_mins(2);
+/// For the texts of the arguments, which no run depends on.
+const SHOW: Duration = Duration::from_secs(10);
 /// A report that takes longer than this is taken as far as it came.
 const REPORT: Duration = Duration::from_secs(15);
 /// Between asking Python to end and killing it, where nothing else is said.
@@ -46,6 +46,8 @@ pub(crate) struct Limits {
     pub exit_grace: Duration,
     /// For everything.
     pub timeout: Option<Duration>,
+    /// For Python to say its version; a cold start from a network file system takes its time.
+    pub start: Duration,
     /// From SIGTERM to the kill.
     pub vacate: Duration,
 }
@@ -59,6 +61,8 @@ pub(crate) enum Outcome {
     Failed(Box<Failure>),
     /// Python ended without a word.
     Died { ended: Ended, stage: String },
+    /// The text of an argument did not end, and cannot be interrupted.
+    NotShown,
     /// Python did not even start.
     NotStarted(String),
     /// It took longer than `--timeout`.
@@ -131,7 +135,7 @@ pub(crate) fn run(
         steps,
         evicted: None,
         report_until: None,
-        start_until: Some(Instant::now() + START),
+        start_until: Some(Instant::now() + limits.start),
         kill_at: None,
         term_at: None,
     };
@@ -215,11 +219,11 @@ impl Session<'_> {
             self.tree.signal(Signal::SIGTERM);
             self.kill_at = Some(now + AFTER_TERM);
         }
-        if reached(self.start_until) {
-            let seconds = START.as_secs();
-            self.phase = Phase::Over(Outcome::NotStarted(format!(
-                "it did not say its version within {seconds} s"
-            )));
+        if !self.is_over() && reached(self.start_until) {
+            self.phase = Phase::Over(match self.phase {
+                Phase::Starting => Outcome::NotStarted("it did not answer in time".to_owned()),
+                _ => Outcome::NotShown,
+            });
             return true;
         }
         reached(self.report_until) || reached(self.kill_at)
@@ -352,8 +356,14 @@ impl Session<'_> {
                     Err(failure) => self.refuse(failure),
                 }
             }
-            Message::Stage(stage) => self.stage = stage,
+            Message::Stage(stage) => {
+                if stage == "showing the arguments" {
+                    self.start_until = Some(Instant::now() + SHOW);
+                }
+                self.stage = stage;
+            }
             Message::Loaded(loaded) if matches!(self.phase, Phase::Loading) => {
+                self.start_until = None;
                 self.steps.loaded(&loaded);
                 self.phase = Phase::Running;
                 "running the function".clone_into(&mut self.stage);
@@ -370,6 +380,7 @@ impl Session<'_> {
                 kind,
                 missing_module,
             } if !self.is_over() => {
+                self.start_until = None;
                 let mut failure = Failure::new(&stage, format!("{kind} while {stage}"));
                 failure.kind = kind;
                 failure.missing_module = missing_module;

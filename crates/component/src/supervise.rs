@@ -27,6 +27,9 @@ const ENDING: [Signal; 4] = [
 /// What is for the function only.
 const FORWARDED: [Signal; 2] = [Signal::SIGUSR1, Signal::SIGUSR2];
 
+/// Blocked only: a write beyond the limit of file size shall fail, not kill the runner.
+const UNHEARD: Signal = Signal::SIGXFSZ;
+
 /// Signals of this process, as something to poll.
 #[derive(Debug)]
 pub(crate) struct Signals {
@@ -52,7 +55,11 @@ impl Signals {
     pub(crate) fn take() -> Result<Self, Error> {
         let error = "take over signals";
         let mut mask = SigSet::empty();
-        for signal in ENDING.into_iter().chain(FORWARDED).chain([Signal::SIGCHLD]) {
+        for signal in ENDING
+            .into_iter()
+            .chain(FORWARDED)
+            .chain([Signal::SIGCHLD, UNHEARD])
+        {
             mask.add(signal);
         }
         let mut before = SigSet::empty();
@@ -71,6 +78,9 @@ impl Signals {
             let Ok(signal) = Signal::try_from(number) else {
                 continue;
             };
+            if signal == UNHEARD {
+                continue;
+            }
             return Some(if signal == Signal::SIGCHLD {
                 Heard::Child
             } else if FORWARDED.contains(&signal) {

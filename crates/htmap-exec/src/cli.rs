@@ -74,6 +74,10 @@ pub(crate) struct Running {
     #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = seconds)]
     pub(crate) exit_grace: std::time::Duration,
 
+    /// How long Python may take to start
+    #[arg(long, value_name = "SECONDS", default_value = "120", value_parser = seconds)]
+    pub(crate) start_limit: std::time::Duration,
+
     /// End the component after this time, with an error record
     #[arg(long, value_name = "SECONDS", value_parser = seconds)]
     pub(crate) timeout: Option<std::time::Duration>,

@@ -3,6 +3,11 @@
 import sys
 import time
 
+# What a class of the user's may define anew: the interpreter's own.
+_cause = BaseException.__cause__.__get__
+_context = BaseException.__context__.__get__
+_trace = BaseException.__traceback__.__get__
+
 FRAMES = 100
 TEXT = 20000
 LOCAL = 2000
@@ -46,10 +51,10 @@ def _message(traceback, error):
     members(error, 1, 20)
     seen = {id(error)}
     for _ in range(20):
-        if error.__cause__ is not None:
-            how, error = "caused by", error.__cause__
-        elif error.__context__ is not None and not error.__suppress_context__:
-            how, error = "raised while handling", error.__context__
+        if _cause(error) is not None:
+            how, error = "caused by", _cause(error)
+        elif _context(error) is not None and not error.__suppress_context__:
+            how, error = "raised while handling", _context(error)
         else:
             break
         if id(error) in seen:
@@ -67,7 +72,7 @@ def _message(traceback, error):
 def _frames(error):
     """The frames of the user's code, outermost first."""
     frames = []
-    trace = error.__traceback__
+    trace = _trace(error)
     while trace is not None:
         frames.append((trace.tb_frame, trace.tb_lineno or 0))
         trace = trace.tb_next
@@ -81,7 +86,7 @@ def report(send, part, error):
         _report(send, part, error)
     except MemoryError:
         # The function's variables are what fills the memory.
-        trace = error.__traceback__
+        trace = _trace(error)
         while trace is not None:
             try:
                 trace.tb_frame.clear()
@@ -113,7 +118,7 @@ def _report(send, part, error):
         )
     message = _clean(_cut(_message(traceback, error), 5 * TEXT))
     try:
-        first = error.__traceback__
+        first = _trace(error)
         while first is not None and first.tb_frame.f_code.co_filename.startswith("<htmap-exec"):
             first = first.tb_next
         text = _clean("".join(traceback.format_exception(type(error), error, first)))

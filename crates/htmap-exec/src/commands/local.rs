@@ -200,6 +200,9 @@ impl Map {
         command
             .arg("--exit-grace")
             .arg(running.exit_grace.as_secs_f64().to_string());
+        command
+            .arg("--start-limit")
+            .arg(running.start_limit.as_secs_f64().to_string());
         if let Some(timeout) = running.timeout {
             command
                 .arg("--timeout")

@@ -46,6 +46,7 @@ pub(crate) fn run(arguments: cli::Run) -> anyhow::Result<ExitCode> {
         allow_python_mismatch: running.allow_python_mismatch,
         cloudpickle,
         exit_grace: running.exit_grace,
+        start_limit: running.start_limit,
         timeout: running.timeout,
     })?;
     Ok(ExitCode::from(match ending {
