@@ -9,8 +9,8 @@ import pytest
 
 pytest.importorskip("htmap", reason="these tests run inside the pool: scripts/pool test")
 
-import htmap  # noqa: E402
-import htmap_exec  # noqa: E402
+import htmap
+import htmap_exec
 
 BINARY = os.environ["HTMAP_EXEC_BIN"]
 TIMEOUT = 90
@@ -27,7 +27,7 @@ def home(tmp_path_factory):
     htmap.settings["HTMAP_DIR"] = str(directory)
     for name in ("maps", "tags", "logs", ".removed-tags"):
         (directory / name).mkdir()
-    yield directory
+    return directory
 
 
 @pytest.fixture(params=["assume", "shared"])

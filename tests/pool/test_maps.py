@@ -46,7 +46,7 @@ def test_error_reports_name_the_cause_and_the_locals(delivery):
 
 
 @pytest.mark.parametrize(
-    "death, text",
+    ("death", "text"),
     [
         ("os.kill(os.getpid(), 9)", "SIGKILL"),
         ("os._exit(3)", "exit status 3"),
@@ -158,8 +158,7 @@ def test_a_node_without_cloudpickle_gets_the_submit_sides(assume):
     version = cloudpickle.__version__
     options = htmap.MapOptions()
     htmap.settings["MAP_OPTIONS"]["arguments"] = (
-        f"run --submit-python {sys.version_info[0]}.{sys.version_info[1]}"
-        " --python /opt/bare/bin/python $(component)"
+        f"run --submit-python {sys.version_info[0]}.{sys.version_info[1]} --python /opt/bare/bin/python $(component)"
     )
     try:
 
@@ -206,7 +205,5 @@ def test_the_binary_in_the_place_of_htmaps_script(stock):
         script = map_dir / names.RUN_SCRIPT
         shutil.copy2(conftest.BINARY, script)
 
-    htmap.register_delivery_method(
-        "assume", options._get_base_descriptors_for_assume, replace
-    )
+    htmap.register_delivery_method("assume", options._get_base_descriptors_for_assume, replace)
     assert list(htmap.map(lambda x: 2 * x, range(3))) == [0, 2, 4]

@@ -16,9 +16,7 @@ _close, _exit, _fstat, _getpid, _open = os.close, os._exit, os.fstat, os.getpid,
 _O_RDWR = os.O_RDWR
 _settrace, _setprofile = sys.settrace, sys.setprofile
 _process = _getpid()
-component, scratch, shipped_cloudpickle, show = (
-    os.fsdecode(field) for field in sources[b"O"].split(b"\0")
-)
+component, scratch, shipped_cloudpickle, show = (os.fsdecode(field) for field in sources[b"O"].split(b"\0"))
 # Given back when memory runs out, so that the report of it finds some.
 # bytes, not bytearray: the pages stay untouched until then.
 _reserve = [bytes(1 << 22)]
@@ -29,9 +27,7 @@ def part(kind, name):
     """One of the rarely needed sources, as a module."""
     if kind not in _modules:
         module = types.ModuleType("_htmap_exec_" + name)
-        module.__dict__.update(
-            component=component, outside_scratch=outside_scratch, scratch=scratch
-        )
+        module.__dict__.update(component=component, outside_scratch=outside_scratch, scratch=scratch)
         exec(compile(sources[kind], "<htmap-exec %s>" % name, "exec"), module.__dict__)
         _modules[kind] = module
     return _modules[kind]
@@ -174,9 +170,7 @@ def failed(connection, where, error):
     fields = where, kind.__name__, missing if isinstance(missing, str) else ""
     send(connection, b"X", b"\0".join(map(text, fields)))
     try:
-        part(b"F", "failure").report(
-            lambda kind, payload: send(connection, kind, payload), part, error
-        )
+        part(b"F", "failure").report(lambda kind, payload: send(connection, kind, payload), part, error)
     except OSError:
         raise
     except BaseException as problem:
@@ -232,9 +226,7 @@ try:
     send(
         control,
         b"L",
-        b"\0".join(
-            text(field.replace("\0", "\\0")) for field in map(shown, (function, args, kwargs))
-        ),
+        b"\0".join(text(field.replace("\0", "\\0")) for field in map(shown, (function, args, kwargs))),
     )
     go = frame(control)
 except BaseException as error:
@@ -263,9 +255,7 @@ else:
         where = "pickling the result"
         send(channel, b"R", b"")
         try:
-            (cloudpickle or pickle).dump(
-                result, Sink(channel), protocol=min(protocol, pickle.HIGHEST_PROTOCOL)
-            )
+            (cloudpickle or pickle).dump(result, Sink(channel), protocol=min(protocol, pickle.HIGHEST_PROTOCOL))
         except BaseException as error:
             problem = error
         else:

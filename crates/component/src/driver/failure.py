@@ -1,6 +1,5 @@
 # Describes an exception to the runner, most important first: whatever hangs or fails later on,
 # what was sent stands. Text is bounded everywhere: a report is read by people.
-import sys
 import time
 
 # What a class of the user's may define anew: the interpreter's own.
@@ -113,9 +112,7 @@ def _report(send, part, error):
             line = linecache.getline(code.co_filename, number, frame.f_globals).strip()
         except Exception:
             line = ""
-        described.append(
-            [_clean(code.co_filename), number, _clean(code.co_name), _clean(_cut(line, 500))]
-        )
+        described.append([_clean(code.co_filename), number, _clean(code.co_name), _clean(_cut(line, 500))])
     message = _clean(_cut(_message(traceback, error), 5 * TEXT))
     try:
         first = _trace(error)

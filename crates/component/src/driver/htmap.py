@@ -164,6 +164,7 @@ def _copy(source, target):
     """A reflink where the file system has them, else a copy; never a hard link to a file that
     the function goes on writing to: it would change the checkpoint as well."""
     import fcntl
+
     with open(source, "rb") as read, open(target, "wb") as write:
         try:
             fcntl.ioctl(write.fileno(), 0x40049409, read.fileno())  # FICLONE
@@ -321,8 +322,7 @@ def _real(wanted):
     if spec is None or spec.loader is None:
         raise AttributeError(
             "htmap.%s is not available on this execute node: HTMap is not installed for `%s`; "
-            "htmap-exec brings checkpoint, transfer_output_files and TransferPath"
-            % (wanted, sys.executable)
+            "htmap-exec brings checkpoint, transfer_output_files and TransferPath" % (wanted, sys.executable)
         )
     real = types.ModuleType("htmap")
     real.__spec__, real.__path__ = spec, spec.submodule_search_locations
@@ -349,7 +349,7 @@ def find_spec(name):
         try:
             _real(name.split(".")[1])
         except AttributeError as error:
-            raise ModuleNotFoundError(str(error), name=name)
+            raise ModuleNotFoundError(str(error), name=name) from None
     return importlib.machinery.PathFinder.find_spec(name, sys.modules["htmap"].__path__)
 
 

@@ -1,0 +1,13 @@
+"""Names inside a map directory: HTMap 0.6.1's, and the ones that htmap-exec adds to them."""
+
+FUNC = "func"
+INPUTS = "inputs"
+OUTPUTS = "outputs"
+LOGS = "logs"
+OUTPUT_FILES = "output_files"
+NUM_COMPONENTS = "num_components"
+
+# Ours. The binary knows the names of all three.
+RECORDS = "records"
+SUBMIT_PYTHON = "submit_python"
+CLOUDPICKLE = "_htmap_cloudpickle.zip"

@@ -1,0 +1,193 @@
+"""The descriptors that stock HTMap makes of htmap_exec's delivery methods."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import subprocess
+import sys
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import htmap_exec
+import pytest
+from htmap_exec import delivery, shipping
+
+Submission = Callable[..., "tuple[dict[str, str], list[dict[str, str]]]"]
+SUBMIT = f"{sys.version_info.major}.{sys.version_info.minor}"
+
+
+def inputs(descriptors: dict[str, str]) -> list[str]:
+    return [Path(path).name for path in descriptors["transfer_input_files"].split(",")]
+
+
+def test_assume_sends_the_binary(submission: Submission, binary: Path, tmp_path: Path) -> None:
+    descriptors, itemdata = submission("one", "assume")
+    map_dir = tmp_path / "maps" / "one"
+    assert descriptors["executable"] == str(binary)
+    assert descriptors["transfer_executable"] == "True"
+    assert descriptors["universe"] == "vanilla"
+    assert descriptors["arguments"] == f'"run --submit-python {SUBMIT} $(component)"'
+    assert descriptors["transfer_input_files"].split(",") == [
+        f"{map_dir}/_htmap_cloudpickle.zip",
+        f"{map_dir}/func",
+        f"{map_dir}/inputs/$(component).in",
+    ]
+    assert itemdata == [{"component": "0"}, {"component": "1"}]
+
+
+def test_shared_names_the_submit_sides_python_unresolved(
+    submission: Submission, binary: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "executable", "/it's here/an env/bin/python")
+    descriptors, _ = submission("one", "shared")
+    assert descriptors["executable"] == str(binary)
+    assert descriptors["transfer_executable"] == "False"
+    assert descriptors["arguments"] == (
+        f"\"run --submit-python {SUBMIT} --python '/it''s here/an env/bin/python' $(component)\""
+    )
+
+
+def test_shared_without_a_known_python(submission: Submission, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "executable", "")
+    with pytest.raises(htmap_exec.HtmapExecError, match="does not know its own path"):
+        submission("one", "shared")
+
+
+@pytest.mark.parametrize("method", ["assume", "shared"])
+def test_what_stays_as_htmap_has_it(submission: Submission, method: str, tmp_path: Path) -> None:
+    descriptors, _ = submission("one", method)
+    map_dir = tmp_path / "maps" / "one"
+    assert descriptors["transfer_output_files"] == "_htmap_transfer/ , _htmap_user_transfer/$(component)"
+    assert descriptors["when_to_transfer_output"] == "ON_EXIT_OR_EVICT"
+    assert descriptors["on_exit_hold"] == "ExitCode =!= 0"
+    assert descriptors["stdout"] == f"{map_dir}/logs/$(component).stdout"
+    assert descriptors["initialdir"] == f"{map_dir}/output_files"
+
+
+@pytest.mark.parametrize("method", ["assume", "shared"])
+def test_outputs_and_run_records_go_home(submission: Submission, method: str, tmp_path: Path) -> None:
+    descriptors, _ = submission("one", method)
+    map_dir = tmp_path / "maps" / "one"
+    out = f"$(component).out={map_dir}/outputs/$(component).out"
+    record = f"$(component).json={map_dir}/records/$(component).json"
+    assert descriptors["transfer_output_remaps"] == f'" {out} ; {record} "'
+    assert (map_dir / "records").is_dir()
+
+
+def test_a_maps_own_output_remaps_come_after_ours(submission: Submission, enabled: Any) -> None:
+    remaps = {"big.bin": enabled.TransferPath("/elsewhere/big.bin", protocol="file")}
+    descriptors, itemdata = submission("one", "assume", output_remaps=remaps)
+    text = descriptors["transfer_output_remaps"]
+    assert text.count('"') == 2
+    assert text.startswith('"')
+    assert text.endswith('; $(extra_remaps) "')
+    assert ".json=" in text
+    assert itemdata[1]["extra_remaps"] == "_htmap_user_transfer/1/big.bin=file:///elsewhere/big.bin"
+
+
+@pytest.mark.parametrize("method", ["assume", "shared"])
+def test_two_maps_of_one_process_do_not_share_inputs(submission: Submission, method: str, tmp_path: Path) -> None:
+    submission("one", method, fixed_input_files="/data/first.txt")
+    descriptors, _ = submission("two", method, fixed_input_files="/data/second.txt")
+    assert inputs(descriptors) == ["_htmap_cloudpickle.zip", "func", "$(component).in", "second.txt"]
+    assert str(tmp_path / "maps" / "one") not in str(descriptors)
+
+
+def test_settings_and_options_still_add(submission: Submission, enabled: Any) -> None:
+    before = enabled.settings["MAP_OPTIONS.request_memory"]
+    enabled.settings["MAP_OPTIONS.request_memory"] = "7GB"
+    try:
+        descriptors, itemdata = submission("one", "assume", requirements="HasFish", request_disk=["1GB", "2GB"])
+    finally:
+        enabled.settings["MAP_OPTIONS.request_memory"] = before
+    assert descriptors["request_memory"] == "7GB"
+    assert descriptors["requirements"] == "HasFish"
+    assert [item["itemdata_for_request_disk"] for item in itemdata] == ["1GB", "2GB"]
+
+
+def test_descriptors_survive_the_way_through_htmaps_files(submission: Submission, enabled: Any, tmp_path: Path) -> None:
+    """HTMap submits what it reads back from `submit`."""
+    import htcondor
+    from htmap import htio
+
+    descriptors, _ = submission("one", "shared")
+    htio.save_submit(tmp_path, htcondor.Submit(descriptors))
+    assert dict(htio.load_submit(tmp_path)) == descriptors
+
+
+class TestBinary:
+    def test_given(self, binary: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("HTMAP_EXEC_BIN", "/no/such")
+        monkeypatch.chdir(binary.parent)
+        assert delivery.find_binary("htmap-exec") == str(binary)
+
+    def test_by_the_environment(self, binary: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("HTMAP_EXEC_BIN", str(binary))
+        assert delivery.find_binary() == str(binary)
+
+    def test_beside_this_python(self, binary: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.delenv("HTMAP_EXEC_BIN", raising=False)
+        monkeypatch.setattr(sys, "executable", str(binary.parent / "python"))
+        assert delivery.find_binary() == str(binary)
+
+    def test_on_path(self, binary: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.delenv("HTMAP_EXEC_BIN", raising=False)
+        monkeypatch.setenv("PATH", str(binary.parent))
+        assert delivery.find_binary() == str(binary)
+
+    def test_nowhere(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.delenv("HTMAP_EXEC_BIN", raising=False)
+        monkeypatch.setenv("PATH", "/no/such")
+        with pytest.raises(htmap_exec.BinaryNotFound, match=r"HTMAP_EXEC_BIN"):
+            htmap_exec.enable()
+
+    def test_missing(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("HTMAP_EXEC_BIN", "/no/such")
+        with pytest.raises(htmap_exec.BinaryNotFound, match=r"`/no/such`, named by HTMAP_EXEC_BIN, does not exist"):
+            htmap_exec.enable()
+
+    def test_not_executable(self, binary: Path) -> None:
+        binary.chmod(0o644)
+        with pytest.raises(htmap_exec.BinaryNotFound, match=r"chmod \+x"):
+            htmap_exec.enable(binary)
+
+    def test_a_directory(self, tmp_path: Path) -> None:
+        with pytest.raises(htmap_exec.BinaryNotFound, match="is no file"):
+            htmap_exec.enable(tmp_path)
+
+
+class TestShippedCloudpickle:
+    def test_is_this_sides_and_works(self, submission: Submission, tmp_path: Path) -> None:
+        import cloudpickle
+
+        submission("one", "assume")
+        archive = tmp_path / "maps" / "one" / "_htmap_cloudpickle.zip"
+        code = (
+            "import sys; sys.path.append(sys.argv[1]); import cloudpickle; print(cloudpickle.__version__);"
+            "print(cloudpickle.__file__); f = cloudpickle.loads(cloudpickle.dumps(lambda x: 2 * x)); print(f(21))"
+        )
+        # -S: a Python that has only its standard library.
+        lines = subprocess.check_output([sys.executable, "-I", "-S", "-c", code, archive], text=True).splitlines()
+        assert lines == [cloudpickle.__version__, str(archive / "cloudpickle" / "__init__.py"), "42"]
+        assert archive.stat().st_mode & 0o777 == 0o644
+        assert [path.name for path in archive.parent.glob(".*")] == []
+
+    def test_has_the_same_bytes_every_time(self, tmp_path: Path) -> None:
+        digests = set()
+        for name in ("a.zip", "b.zip"):
+            shipping.ship_cloudpickle(tmp_path / name)
+            digests.add(hashlib.sha256((tmp_path / name).read_bytes()).hexdigest())
+        assert len(digests) == 1
+        assert all(info.date_time[0] == 1980 for info in zipfile.ZipFile(tmp_path / "a.zip").infolist())
+
+
+def test_importing_the_package_imports_nothing_else() -> None:
+    code = (
+        "import sys; import htmap_exec;"
+        "print([name for name in ('htmap', 'htcondor', 'cloudpickle') if name in sys.modules])"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(Path(htmap_exec.__file__).parents[1])}
+    assert subprocess.check_output([sys.executable, "-c", code], text=True, env=environment) == "[]\n"
