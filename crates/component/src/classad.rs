@@ -19,7 +19,7 @@ impl ClassAd {
             .unwrap_or_default()
     }
 
-    fn parse(text: &str) -> Self {
+    pub(crate) fn parse(text: &str) -> Self {
         Self(
             text.lines()
                 .filter_map(|line| line.split_once('='))

@@ -3,6 +3,7 @@
 //! The runner supervises Python as a child process and writes everything itself, so that whatever
 //! happens to Python, a result or a readable reason comes back. Start at [`Landing`].
 
+mod advice;
 mod cgroup;
 mod channel;
 mod checkpoint;
@@ -14,6 +15,7 @@ mod guard;
 mod gzip;
 mod hex;
 mod input;
+mod landing;
 pub mod names;
 mod node;
 mod opcodes;
@@ -28,6 +30,7 @@ mod session;
 mod supervise;
 mod transcript;
 mod tree;
+mod usage;
 
 pub use error::Error;
-pub use run::{Ending, Landing, Options};
+pub use landing::{Ending, Landing, Options};

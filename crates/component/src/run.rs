@@ -6,20 +6,19 @@ use std::ffi::OsString;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Duration;
 
 use htmap_exec_interpreter::{
-    Candidate, Distributions, PythonVersion, Rejection, Search, likely_site_directories,
+    Candidate, Distributions, PythonVersion, Rejection, likely_site_directories,
 };
-use nix::sys::resource::{UsageWho, getrusage};
-use nix::sys::signal::Signal;
 
+use crate::advice::{self, Known};
 use crate::cgroup::MemoryEvents;
 use crate::channel::{Connection, Feed};
 use crate::classad::ClassAd;
 use crate::driver::{self, Hello, Loaded};
 use crate::error::Error;
 use crate::input::{BadInput, Input};
+use crate::landing::{Ending, Options};
 use crate::names;
 use crate::node::{self, NodeFacts};
 use crate::output::Output;
@@ -27,128 +26,15 @@ use crate::record::{self, Context, Failure, PythonFacts};
 use crate::run_record::{RunRecord, Stopwatch};
 use crate::scratch::Scratch;
 use crate::session::{self, Finished, Limits, Outcome, Steps};
-use crate::supervise::{Ended, Signals};
+use crate::supervise::Signals;
+use crate::usage::Usage;
 use crate::{checkpoint, death, guard, scanner, transcript, tree};
-
-/// What to run and how.
-#[derive(Debug)]
-pub struct Options {
-    /// The component's number, as at the landing.
-    pub component: u64,
-    /// The interpreters to try, in this order.
-    pub interpreters: Search,
-    /// The Python that pickled the map.
-    pub submit_python: Option<PythonVersion>,
-    /// Run bytecode of another Python all the same.
-    pub allow_python_mismatch: bool,
-    /// A zip archive of cloudpickle, for nodes that have none.
-    pub cloudpickle: Option<PathBuf>,
-    /// For Python to exit once its result stands.
-    pub exit_grace: Duration,
-    /// For Python to start.
-    pub start_limit: Duration,
-    /// For everything.
-    pub timeout: Option<Duration>,
-}
-
-/// How the run came out; each means exit status 0 but the last one.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Ending {
-    /// A result or an error record stands.
-    Output,
-    /// An earlier attempt had finished.
-    AlreadyFinished,
-    /// HTCondor wanted the machine back before there was an output.
-    Evicted(Signal),
-}
-
-/// HTCondor's defaults: `MachineMaxVacateTime` is ten minutes.
-const MACHINE_VACATE: i64 = 600;
-
-/// A component that has landed: signals are held back, and what HTCondor wants to take back exists.
-#[derive(Debug)]
-pub struct Landing {
-    signals: Signals,
-    scratch: Scratch,
-    watch: Stopwatch,
-}
-
-impl Landing {
-    /// The very first thing to do: an eviction before the paths exist puts the job on hold.
-    pub fn begin(scratch: &Path, component: u64) -> Result<Self, Error> {
-        let signals = Signals::take()?;
-        let scratch = Scratch::prepare(scratch, component)?;
-        Ok(Self {
-            signals,
-            scratch,
-            watch: Stopwatch::start(),
-        })
-    }
-
-    /// Runs the component. Takes over the process: signals, children, stdout.
-    pub fn run(self, options: &Options) -> Result<Ending, Error> {
-        let Self {
-            signals,
-            scratch,
-            watch,
-        } = self;
-        let job_ad = read_ad("_CONDOR_JOB_AD", &scratch, ".job.ad");
-        if Scratch::restarted(&job_ad) {
-            scratch.restore_output_files()?;
-            if scratch.adopt_output()? {
-                checkpoint::drop_all(&scratch)?;
-                tracing::info!("the output of an earlier attempt stands already");
-                return Ok(Ending::AlreadyFinished);
-            }
-        }
-        let machine_ad = read_ad("_CONDOR_MACHINE_AD", &scratch, ".machine.ad");
-        let limits = Limits {
-            exit_grace: options.exit_grace,
-            start: options.start_limit,
-            timeout: options.timeout,
-            vacate: vacate_time(&machine_ad, &job_ad),
-        };
-        let component = ComponentRun {
-            options,
-            memory_before: MemoryEvents::read(),
-            node: NodeFacts::collect(&machine_ad),
-            job_ad,
-            watch,
-            tree: String::new(),
-            distributions: Distributions::new(),
-            inputs: None,
-            python: None,
-            rejections: options.interpreters.rejections.clone(),
-            prepared: None,
-            announced: false,
-            restored: 0,
-            show_arguments: true,
-            scratch: &scratch,
-        };
-        transcript::landed(&component.node);
-        component.run(&signals, limits)
-    }
-}
-
-fn read_ad(variable: &str, scratch: &Scratch, name: &str) -> ClassAd {
-    let path = std::env::var_os(variable).map_or_else(|| scratch.root().join(name), PathBuf::from);
-    ClassAd::read(&path)
-}
-
-/// Half of what HTCondor gives: the other half is for the transfer of the files.
-fn vacate_time(machine_ad: &ClassAd, job_ad: &ClassAd) -> Duration {
-    let machine = machine_ad
-        .integer("MachineMaxVacateTime")
-        .unwrap_or(MACHINE_VACATE);
-    let job = job_ad.integer("JobMaxVacateTime").unwrap_or(machine);
-    let seconds = u64::try_from(machine.min(job)).unwrap_or(0);
-    Duration::from_millis(seconds * 500)
-}
 
 /// The inputs, or what is wrong with which.
 type OpenedInputs = Result<Vec<Input>, (BadInput, &'static str)>;
 
-struct ComponentRun<'a> {
+/// A component on its way.
+pub(crate) struct ComponentRun<'a> {
     options: &'a Options,
     scratch: &'a Scratch,
     job_ad: ClassAd,
@@ -166,8 +52,36 @@ struct ComponentRun<'a> {
     show_arguments: bool,
 }
 
-impl ComponentRun<'_> {
-    fn run(mut self, signals: &Signals, limits: Limits) -> Result<Ending, Error> {
+impl<'a> ComponentRun<'a> {
+    /// Nothing has been started yet.
+    pub(crate) fn new(
+        options: &'a Options,
+        scratch: &'a Scratch,
+        job_ad: ClassAd,
+        node: NodeFacts,
+        watch: Stopwatch,
+    ) -> Self {
+        Self {
+            options,
+            memory_before: MemoryEvents::read(),
+            node,
+            job_ad,
+            watch,
+            tree: String::new(),
+            distributions: Distributions::new(),
+            inputs: None,
+            python: None,
+            rejections: options.interpreters.rejections.clone(),
+            prepared: None,
+            announced: false,
+            restored: 0,
+            show_arguments: true,
+            scratch,
+        }
+    }
+
+    /// Tries one interpreter after the other, and sees to it that an output stands.
+    pub(crate) fn run(mut self, signals: &Signals, limits: Limits) -> Result<Ending, Error> {
         let mut finished = None;
         for candidate in &self.options.interpreters.candidates {
             let mut ended = self.attempt(candidate, signals, limits)?;
@@ -181,7 +95,7 @@ impl ComponentRun<'_> {
                 self.rejections.push(Rejection {
                     path: candidate.path.clone(),
                     origin: candidate.origin,
-                    reason: not_started(reason, &ended),
+                    reason: advice::not_started(reason, &ended),
                 });
                 continue;
             }
@@ -195,7 +109,7 @@ impl ComponentRun<'_> {
         match finished {
             Some(finished) => self.conclude(&finished),
             None => {
-                let failure = self.no_python();
+                let failure = advice::no_python(&self.rejections);
                 let stderr = String::new();
                 self.fail(
                     failure,
@@ -279,10 +193,6 @@ impl ComponentRun<'_> {
 
     fn conclude(&mut self, finished: &Finished) -> Result<Ending, Error> {
         self.watch.mark("ended");
-        let usage = getrusage(UsageWho::RUSAGE_CHILDREN).ok();
-        let peak_memory = usage
-            .and_then(|usage| u64::try_from(usage.max_rss()).ok())
-            .map(|kib| kib << 10);
         let failure = match &finished.outcome {
             Outcome::Result => {
                 self.finish(None, finished);
@@ -313,7 +223,7 @@ impl ComponentRun<'_> {
                     stderr: &finished.stderr,
                     memory_before: self.memory_before,
                     memory_after: MemoryEvents::read(),
-                    peak_memory,
+                    peak_memory: Usage::of_children().peak_memory,
                     request_memory: self.job_ad.integer("RequestMemory"),
                 },
             ),
@@ -323,18 +233,23 @@ impl ComponentRun<'_> {
 
     fn fail(&mut self, mut failure: Failure, finished: &Finished) -> Result<Ending, Error> {
         self.announce();
-        self.advise(&mut failure);
+        advice::advise(
+            &mut failure,
+            &Known {
+                host: &self.node.host,
+                python: self.python.as_ref(),
+                request_memory: self.job_ad.integer("RequestMemory"),
+                scratch: self.scratch,
+            },
+        );
         transcript::failed(&failure);
-        let usage = getrusage(UsageWho::RUSAGE_CHILDREN).ok();
         let context = Context {
             component: self.options.component,
             node: &self.node,
             python: self.python.as_ref(),
             scratch_dir_contents: tree::top_level(self.scratch.root()),
             stderr_tail: finished.stderr.clone(),
-            peak_memory: usage
-                .and_then(|usage| u64::try_from(usage.max_rss()).ok())
-                .map(|kib| kib << 10),
+            peak_memory: Usage::of_children().peak_memory,
         };
         let pickled = record::pickle(&context, &failure);
         Output::write_failure(self.scratch, &pickled)?;
@@ -348,14 +263,7 @@ impl ComponentRun<'_> {
         if let Err(error) = checkpoint::drop_all(self.scratch) {
             tracing::warn!("{error}");
         }
-        let usage = getrusage(UsageWho::RUSAGE_CHILDREN).ok();
-        let seconds = |time: nix::sys::time::TimeVal| {
-            #[allow(clippy::cast_precision_loss)]
-            let micros = time.tv_usec() as f64 / 1e6;
-            #[allow(clippy::cast_precision_loss)]
-            let whole = time.tv_sec() as f64;
-            whole + micros
-        };
+        let usage = Usage::of_children();
         let record = RunRecord {
             format: 1,
             htmap_exec: env!("CARGO_PKG_VERSION"),
@@ -375,12 +283,8 @@ impl ComponentRun<'_> {
             started: node::python_time(self.node.landed),
             stages: &self.watch.stages,
             exit: finished.ended.map(death::describe),
-            peak_memory: usage
-                .and_then(|usage| u64::try_from(usage.max_rss()).ok())
-                .map(|kib| kib << 10),
-            cpu_seconds: usage.map_or(0.0, |usage| {
-                seconds(usage.user_time()) + seconds(usage.system_time())
-            }),
+            peak_memory: usage.peak_memory,
+            cpu_seconds: usage.cpu_seconds,
             attempt: self.job_ad.integer("NumShadowStarts"),
             job: self
                 .job_ad
@@ -394,89 +298,6 @@ impl ComponentRun<'_> {
         }
         transcript::finished(&tree::tree(self.scratch.root()));
     }
-
-    fn no_python(&self) -> Failure {
-        let mut message = "no Python 3.6 or later was found on this execute node".to_owned();
-        if self.rejections.is_empty() {
-            message.push_str(": nothing in VIRTUAL_ENV, CONDA_PREFIX, PATH or a well-known place");
-        }
-        for rejection in &self.rejections {
-            message.push_str(&format!("\n  {rejection}"));
-        }
-        Failure { kind: "NoPython".to_owned(), ..Failure::new("starting Python", message) }.hint(
-            "name one with `--python PATH`, use a container image that has one, or send nodes without Python no jobs (requirements)",
-        )
-    }
-
-    /// Adds what the user can do about it.
-    fn advise(&self, failure: &mut Failure) {
-        let python = self.python.as_ref().map_or_else(
-            || "the interpreter".to_owned(),
-            |python| format!("`{}` (Python {})", python.executable, python.version),
-        );
-        if !failure.missing_module.is_empty() {
-            let module = failure.missing_module.clone();
-            let top = module.split('.').next().unwrap_or_default().to_owned();
-            let hint = match top.as_str() {
-                "cloudpickle" => format!(
-                    "{python} on `{}` has no cloudpickle, and the map brought none along: install it there, or submit with the htmap-exec Python package, which ships it",
-                    self.node.host
-                ),
-                _ => format!(
-                    "{python} on `{}` lacks the module `{module}`: install it there or in the image, or send the file along (input_files) if it is your own",
-                    self.node.host
-                ),
-            };
-            failure.hints.push(hint);
-        }
-        match (failure.kind.as_str(), failure.stage.as_str()) {
-            ("SystemExit", _) => failure.hints.push(
-                "the function called sys.exit (or exit, or quit): return a value or raise another exception instead".to_owned(),
-            ),
-            ("MemoryError", _) => {
-                let asked = self
-                    .job_ad
-                    .integer("RequestMemory")
-                    .map_or_else(String::new, |mib| format!(" (this job asked for {mib} MiB)"));
-                failure.hints.push(format!("ask for more memory with request_memory{asked}"));
-            }
-            (_, "pickling the result") => failure.hints.push(
-                "the function ran to its end, but what it returned cannot be pickled: return plain data instead".to_owned(),
-            ),
-            ("UnpicklingError" | "EOFError" | "ValueError" | "AttributeError" | "TypeError", stage @ ("loading the function" | "loading the arguments")) => {
-                let file = if stage == "loading the function" { self.scratch.function() } else { self.scratch.input() };
-                failure.message = format!("the input file `{}` cannot be unpickled: {}", file.display(), failure.message);
-                failure.hints.push(format!(
-                    "if the file is whole, it was made by a Python or cloudpickle that is too different from {python}"
-                ));
-            }
-            _ => {}
-        }
-        if failure.frames_left_out > 0 {
-            failure.message.push_str(&format!(
-                "\n({} frames in the middle are not shown)",
-                failure.frames_left_out
-            ));
-        }
-    }
-}
-
-fn not_started(reason: &str, finished: &Finished) -> String {
-    let mut text = reason.to_owned();
-    match finished.ended {
-        Some(Ended::Signaled(nix::libc::SIGKILL)) | None => {}
-        Some(ended) => text.push_str(&format!(" ({})", death::describe(ended))),
-    }
-    if let Some(line) = finished
-        .stderr
-        .lines()
-        .rev()
-        .find(|line| !line.trim().is_empty())
-    {
-        text.push_str(": ");
-        text.push_str(line.trim());
-    }
-    text
 }
 
 /// The run as the session sees it, while its preparations borrow it as well.
