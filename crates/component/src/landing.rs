@@ -23,8 +23,6 @@ const MACHINE_VACATE: i64 = 600;
 /// What to run and how.
 #[derive(Debug)]
 pub struct Options {
-    /// The component's number, as at the landing.
-    pub component: u64,
     /// The interpreters to try, in this order.
     pub interpreters: Search,
     /// The Python that pickled the map.

@@ -152,7 +152,7 @@ impl<'a> ComponentRun<'a> {
         let mut command = Command::new(python);
         command.args(["-u", "-c", driver::BOOT]).current_dir(root);
         command.env(names::ENV_ON_EXECUTE, "1");
-        command.env(names::ENV_COMPONENT, self.options.component.to_string());
+        command.env(names::ENV_COMPONENT, self.scratch.component().to_string());
         let unset = |name: &str| std::env::var_os(name).is_none_or(|value| value.is_empty());
         if unset(names::ENV_SCRATCH) {
             command.env(names::ENV_SCRATCH, root);
@@ -244,7 +244,7 @@ impl<'a> ComponentRun<'a> {
         );
         transcript::failed(&failure);
         let context = Context {
-            component: self.options.component,
+            component: self.scratch.component(),
             node: &self.node,
             python: self.python.as_ref(),
             scratch_dir_contents: tree::top_level(self.scratch.root()),
@@ -267,7 +267,7 @@ impl<'a> ComponentRun<'a> {
         let record = RunRecord {
             format: 1,
             htmap_exec: env!("CARGO_PKG_VERSION"),
-            component: self.options.component,
+            component: self.scratch.component(),
             status: if failure.is_some() {
                 names::STATUS_ERR
             } else {
@@ -316,7 +316,7 @@ impl Steps for Shared<'_, '_> {
         let mut run = self.0.borrow_mut();
         run.announce();
         run.watch.mark("running");
-        transcript::running(run.options.component, loaded);
+        transcript::running(run.scratch.component(), loaded);
     }
 
     fn returned(&mut self) -> Result<Output, Error> {
@@ -356,7 +356,7 @@ impl ComponentRun<'_> {
             .unwrap_or_default();
         driver::queue_program(
             connection,
-            self.options.component,
+            self.scratch.component(),
             root.as_os_str().as_bytes(),
             shipped.as_bytes(),
             self.show_arguments,

@@ -58,6 +58,11 @@ impl Scratch {
         &self.root
     }
 
+    /// The component's number.
+    pub(crate) fn component(&self) -> u64 {
+        self.component
+    }
+
     /// `_htmap_transfer`
     pub(crate) fn transfer(&self) -> PathBuf {
         self.root.join(names::TRANSFER_DIR)

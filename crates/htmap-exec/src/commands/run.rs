@@ -40,7 +40,6 @@ pub(crate) fn run(arguments: cli::Run) -> anyhow::Result<ExitCode> {
         None => search(&SearchEnvironment::from_process()),
     };
     let ending = landing.run(&Options {
-        component,
         interpreters,
         submit_python: running.submit_python,
         allow_python_mismatch: running.allow_python_mismatch,
