@@ -63,6 +63,19 @@ impl Distributions {
             .collect()
     }
 
+    /// The installed version of one distribution.
+    pub fn version_of(&mut self, name: &str, sys_path: &[PathBuf]) -> Option<String> {
+        let wanted = canonical_name(name);
+        sys_path.iter().find_map(|directory| {
+            self.read(directory);
+            let found = &self.directories[directory];
+            let found = found
+                .iter()
+                .find(|found| canonical_name(&found.name) == wanted)?;
+            Some(found.version.clone())
+        })
+    }
+
     fn read(&mut self, directory: &Path) {
         if !self.directories.contains_key(directory) {
             self.directories
@@ -178,6 +191,8 @@ mod tests {
                 "Zope.Interface==5.0"
             ]
         );
+        let version = Distributions::new().version_of("zope-interface", &[first.clone(), second]);
+        assert_eq!(version.as_deref(), Some("5.0"));
         let lines = freeze(&[&first], NEW);
         assert_eq!(
             lines,

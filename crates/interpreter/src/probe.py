@@ -5,32 +5,19 @@ import sys
 if sys.path[:1] == [""]:
     del sys.path[0]
 import json
-import platform
 
-cloudpickle = None
-try:
-    try:
-        from importlib.metadata import version
-    except ImportError:
-        from pkg_resources import get_distribution
-
-        def version(name):
-            return get_distribution(name).version
-
-    cloudpickle = version("cloudpickle")
-except Exception:
-    pass
+implementation = getattr(sys, "implementation", None)
+name = implementation.name if implementation else "cpython"
 sys.stdout.write(
     json.dumps(
         {
             "version": [sys.version_info[0], sys.version_info[1]],
             "full_version": sys.version.split()[0],
-            "implementation": platform.python_implementation(),
+            "implementation": {"cpython": "CPython", "pypy": "PyPy"}.get(name, name),
             "executable": sys.executable or "",
             "prefix": sys.prefix,
             "base_prefix": getattr(sys, "base_prefix", sys.prefix),
             "sys_path": sys.path,
-            "cloudpickle": cloudpickle,
         }
     )
 )

@@ -11,6 +11,7 @@ use super::direct_url;
 pub(super) struct Found {
     /// As its metadata spells it.
     pub(super) name: String,
+    pub(super) version: String,
     /// What `pip freeze` prints for it; may be two lines.
     pub(super) line: String,
 }
@@ -111,11 +112,15 @@ fn found(head: &[(String, String)], source: Option<direct_url::Source>) -> Found
             .map(|(_, value)| value.clone())
             .unwrap_or_default()
     };
-    let name = field("name");
-    let pinned = format!("{name}=={}", field("version"));
+    let (name, version) = (field("name"), field("version"));
+    let pinned = format!("{name}=={version}");
     let line = match source {
         None => pinned,
         Some(source) => source.line(&name, &pinned),
     };
-    Found { name, line }
+    Found {
+        name,
+        version,
+        line,
+    }
 }
