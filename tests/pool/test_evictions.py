@@ -1,15 +1,21 @@
 """Vacate, hold, release and remove, with checkpoints and output files."""
 
+from __future__ import annotations
+
+import itertools
 import time
+from collections.abc import Callable
 
-import conftest
+import htcondor
 import htmap
+import pytest
+from on_pool import TIMEOUT, events, made, printed, results, scratch, until, vacate_fast
 
 
-def counting(steps, pause):
+def counting(steps: int, pause: float) -> Callable[[object], tuple[int, int]]:
     """Counts to `steps`, checkpointing each; returns where it started and where it ended."""
 
-    def count(_):
+    def count(_: object) -> tuple[int, int]:
         import pathlib
         import time
 
@@ -23,120 +29,142 @@ def counting(steps, pause):
         for number in range(start + 1, steps + 1):
             state.write_text(str(number))
             htmap.checkpoint("state")
-            print("done", start, number)
+            # For the test to see; it stays behind when the attempt ends.
+            pathlib.Path(f"counted-{number - start}").touch()
             time.sleep(pause)
         return start, steps
 
     return count
 
 
-def test_a_checkpoint_survives_one_vacate_and_then_another(assume):
-    m = htmap.map(counting(40, 0.25), [None])
-    conftest.until(conftest.printed(m, "done 0 4"), "the first attempt counts")
+def test_a_checkpoint_survives_one_vacate_and_then_another(delivery: str) -> None:
+    m = htmap.map(counting(24, 0.25), [None])
+    until(made(m, 1, "counted-4"), "the first attempt counts")
     m.vacate()
-    conftest.until(conftest.attempts(m, 2), "it runs again")
-    conftest.until(conftest.printed(m, "\ndone "), "the second attempt counts")
+    until(made(m, 2, "counted-4"), "the second attempt counts")
     m.vacate()
-    start, end = m.get(0, timeout=conftest.TIMEOUT)
-    assert end == 40
-    assert start >= 4
-    parts = sorted(path.name for path in m.output_files.get(0).iterdir())
-    assert "part-0" in parts and f"part-{start}" in parts and len(parts) == 3
+    start, end = m.get(0, timeout=TIMEOUT)
+    assert end == 24
+    # Output files of every attempt arrive, each from where the last one had come to.
+    parts = sorted(int(path.name.split("-")[1]) for path in m.output_files.get(0).iterdir())
+    assert len(parts) == 3
+    assert parts[0] == 0 and parts[1] >= 4 and parts[2] == start >= parts[1] + 4
     assert not list((m._map_dir / "output_files").rglob("*checkpoint*"))
 
 
-def test_a_vacate_right_after_the_start_loses_nothing(assume):
-    m = htmap.map(counting(12, 0.25), [None])
-    conftest.until(conftest.running(m), "it runs")
-    m.vacate()
-    assert m.get(0, timeout=conftest.TIMEOUT)[1] == 12
+def checkpointing_once() -> Callable[[object], str]:
+    """Checkpoints in the first attempt, is there to be evicted in the second, and says in the third what is left."""
 
-
-def test_a_second_eviction_before_the_next_checkpoint_keeps_the_first_one(assume):
-    def precious(_):
+    def precious(_: object) -> str:
         import pathlib
+        import re
         import time
 
         import htmap
 
         state = pathlib.Path("state")
-        if not state.exists():
+        attempt = re.search(r"^NumShadowStarts = (\d+)$", pathlib.Path(".job.ad").read_text(), re.MULTILINE)[1]
+        if attempt == "1":
             state.write_text("precious")
             htmap.checkpoint(state)
-            print("checkpointed")
+        pathlib.Path(f"begun-{attempt}").touch()
+        if attempt != "3":
             time.sleep(600)
-        time.sleep(4)
-        return state.read_text()
+        return state.read_text() if state.exists() else "started from nothing"
 
-    m = htmap.map(precious, [None])
-    conftest.until(conftest.printed(m, "checkpointed"), "the first attempt checkpoints")
+    return precious
+
+
+def evict_twice(m: htmap.Map) -> htmap.Map:
+    """The second time before another checkpoint."""
+    for attempt in (1, 2):
+        until(made(m, attempt, f"begun-{attempt}"), f"attempt {attempt} runs")
+        m.vacate()
+    return m
+
+
+def test_a_second_eviction_before_the_next_checkpoint_keeps_the_first_one(delivery: str) -> None:
+    m = evict_twice(htmap.map(checkpointing_once(), [None]))
+    assert m.get(0, timeout=TIMEOUT) == "precious"
+
+
+def test_stock_htmap_loses_it(stock: Callable[[str], None]) -> None:
+    """The control for the test above: the same function and the same evictions, of HTMap's own script."""
+    stock("shared")
+    m = evict_twice(htmap.map(checkpointing_once(), [None]))
+    assert m.get(0, timeout=TIMEOUT) == "started from nothing"
+
+
+def test_a_fast_vacate_after_a_slow_one_keeps_the_checkpoint(assume: None) -> None:
+    m = htmap.map(checkpointing_once(), [None])
+    until(made(m, 1, "begun-1"), "attempt 1 runs")
     m.vacate()
-    conftest.until(conftest.attempts(m, 2), "the second attempt runs")
-    m.vacate()
-    conftest.until(conftest.attempts(m, 3), "the third attempt runs")
-    assert m.get(0, timeout=conftest.TIMEOUT) == "precious"
+    until(made(m, 2, "begun-2"), "attempt 2 runs")
+    vacate_fast(m)
+    assert m.get(0, timeout=TIMEOUT) == "precious"
 
 
-def test_stock_htmap_loses_it(stock):
-    """The control for the test above: the same evictions of HTMap's own script."""
+@pytest.mark.parametrize("fast", [False, True], ids=["slow", "fast"])
+def test_a_vacate_right_after_the_start_costs_nothing_but_time(assume: None, fast: bool) -> None:
+    m = htmap.map(counting(8, 0.25), [None])
+    # Before Python is up, most likely before the runner is.
+    until(lambda: scratch(m, 1), "there is a scratch directory")
+    (vacate_fast if fast else htmap.Map.vacate)(m)
+    assert m.get(0, timeout=TIMEOUT)[1] == 8
+    assert events(m, htcondor.JobEventType.JOB_EVICTED)
 
-    def precious(_):
-        import os
-        import pathlib
+
+def test_vacates_at_all_moments_hold_nothing(assume: None) -> None:
+    def slow(x: int) -> int:
         import time
 
-        state = pathlib.Path("state")
-        if not state.exists():
-            # What HTMap's checkpoint() leaves behind: the nodes of this pool have no htmap.
-            scratch = pathlib.Path(os.environ["_CONDOR_SCRATCH_DIR"])
-            current = scratch / "_htmap_transfer" / "_htmap_current_checkpoint"
-            current.mkdir(exist_ok=True)
-            (current / "state").write_text("precious")
-            time.sleep(6)
-            return "started from nothing"
-        time.sleep(6)
-        return state.read_text()
+        time.sleep(1)
+        return x
 
-    m = htmap.map(precious, [None])
-    for number in (1, 2):
-        conftest.until(conftest.attempts(m, number), f"attempt {number} runs")
-        # Its stdout is buffered: nothing tells how far it is.
-        time.sleep(2)
+    m = htmap.map(slow, range(8))
+    for pause in itertools.islice(itertools.cycle([0.1, 0.3, 0.7, 1.1]), 12):
+        until(lambda: htmap.ComponentStatus.RUNNING in m.component_statuses or m.is_done, "some component runs")
+        time.sleep(pause)
         m.vacate()
-    assert m.get(0, timeout=conftest.TIMEOUT) == "started from nothing"
+    assert results(m) == list(range(8))
+    assert events(m, htcondor.JobEventType.JOB_EVICTED)
 
 
-def test_hold_and_release(assume):
-    m = htmap.map(counting(16, 0.25), [None])
-    conftest.until(conftest.printed(m, "done 0 3"), "it counts")
+def test_hold_and_release(assume: None) -> None:
+    m = htmap.map(counting(12, 0.25), [None])
+    until(made(m, 1, "counted-4"), "it counts")
     m.hold()
-    conftest.until(lambda: m.component_statuses[0] is htmap.ComponentStatus.HELD, "it is held")
-    assert "via htmap" in str(m.holds[0].reason).lower() or m.holds[0].code == 1
+    until(lambda: m.component_statuses == [htmap.ComponentStatus.HELD], "it is held")
     m.release()
-    start, end = m.get(0, timeout=conftest.TIMEOUT)
-    assert end == 16
-    assert start >= 3
+    # HTMap knows from the event log only.
+    until(lambda: m.component_statuses != [htmap.ComponentStatus.HELD], "it is released")
+    start, end = m.get(0, timeout=TIMEOUT)
+    assert end == 12
+    assert start >= 4
 
 
-def test_a_removed_map_leaves_nothing_running(assume):
+def test_a_removed_map_leaves_nothing_running(assume: None) -> None:
     m = htmap.map(counting(4000, 0.25), [None])
-    conftest.until(conftest.printed(m, "done 0 1"), "it counts")
+    until(made(m, 1, "counted-1"), "it counts")
     m.remove()
-    conftest.until(lambda: not conftest.printed(m, "done 0 1")(), "it is gone")
+    until(lambda: not scratch(m, 1), "its scratch directory is gone")
 
 
-def test_a_vacate_during_the_last_moments_keeps_the_result(assume):
+def test_a_vacate_during_the_last_moments_keeps_the_result(assume: None) -> None:
     """HTCondor runs a component again that was evicted after its end: its output stands already."""
 
-    def linger(_):
+    def linger(_: object) -> str:
+        import pathlib
+        import re
         import threading
         import time
 
+        attempt = re.search(r"^NumShadowStarts = (\d+)$", pathlib.Path(".job.ad").read_text(), re.MULTILINE)[1]
         threading.Thread(target=time.sleep, args=(6,)).start()
-        print("returning")
-        return "finished"
+        return f"finished by attempt {attempt}"
 
     m = htmap.map(linger, [None])
-    conftest.until(conftest.printed(m, "MAP COMPONENT OUTPUT END"), "the result stands")
+    until(printed(m, "MAP COMPONENT OUTPUT END"), "the result stands")
     m.vacate()
-    assert m.get(0, timeout=conftest.TIMEOUT) == "finished"
+    assert m.get(0, timeout=TIMEOUT) == "finished by attempt 1"
+    assert events(m, htcondor.JobEventType.JOB_EVICTED)

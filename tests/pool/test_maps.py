@@ -1,101 +1,72 @@
-"""Results, reports, logs and files of maps."""
+"""Results, logs and files of maps."""
 
-import os
-import pathlib
+from __future__ import annotations
+
 import shutil
-import sys
+from collections.abc import Callable
+from pathlib import Path
 
-import conftest
 import htmap
-import pytest
+from on_pool import BINARY, TIMEOUT, finished, results
 
 
-def test_map(delivery):
+def test_map(delivery: str) -> None:
     m = htmap.map(lambda x: 2 * x, range(10))
-    assert list(m) == [2 * x for x in range(10)]
-    assert m.is_done
+    assert results(m) == [2 * x for x in range(10)]
     assert (m._map_dir / "records" / "3.json").exists()
     assert not list((m._map_dir / "output_files").glob("*.json"))
 
 
-def test_starmap(assume):
+def test_starmap(delivery: str) -> None:
     m = htmap.starmap(lambda x, y=0: x + y, args=[(1,), (2,)], kwargs=[{"y": 10}, {"y": 20}])
-    assert list(m) == [11, 22]
+    assert results(m) == [11, 22]
 
 
-def test_build_map(assume):
+def test_build_map(delivery: str) -> None:
     with htmap.build_map(lambda x, p: x**p) as builder:
         for x in range(1, 4):
-            builder(x, x)
-    assert list(builder.map) == [1, 4, 27]
+            builder(x, p=x)
+    assert results(builder.map) == [1, 4, 27]
 
 
-def test_error_reports_name_the_cause_and_the_locals(delivery):
-    def inverse(x):
-        secret = x + 41
-        return secret / (x - 1)
-
-    m = conftest.finished(htmap.map(inverse, [0, 1]))
-    assert m.component_statuses == [htmap.ComponentStatus.COMPLETED, htmap.ComponentStatus.ERRORED]
-    (report,) = m.error_reports()
-    for text in ("ZeroDivisionError: division by zero", "secret = 42", "in inverse", "component 1"):
-        assert text in report
-    assert m.get_err(1).component == 1
-    with pytest.raises(htmap.exceptions.MapComponentError):
-        m[1]
-
-
-@pytest.mark.parametrize(
-    ("death", "text"),
-    [
-        ("os.kill(os.getpid(), 9)", "SIGKILL"),
-        ("os._exit(3)", "exit status 3"),
-        ("ctypes.string_at(0)", "SIGSEGV"),
-        ("os.abort()", "SIGABRT"),
-        ("sys.exit('enough')", "SystemExit: enough"),
-    ],
-)
-def test_a_component_that_dies_has_a_report(assume, death, text):
-    def die(_):
-        import ctypes
-        import os
+def test_python_is_the_nodes_or_the_submit_sides(delivery: str) -> None:
+    def look(_: object) -> str:
         import sys
 
-        eval(death, {"ctypes": ctypes, "os": os, "sys": sys})
+        return sys.executable
 
-    m = conftest.finished(htmap.map(die, [0]))
-    assert m.component_statuses == [htmap.ComponentStatus.ERRORED]
-    (report,) = m.error_reports()
-    assert text in report
+    expected = {"assume": "/usr/bin/python3", "shared": "/opt/submit/bin/python"}
+    assert results(htmap.map(look, [None])) == [expected[delivery]]
 
 
-def test_stdout_and_stderr(assume):
-    def talk(x):
+def test_stdout_and_stderr(delivery: str) -> None:
+    def talk(x: int) -> None:
         import sys
 
         print("to stdout", x)
         print("to stderr", x, file=sys.stderr)
 
-    m = conftest.finished(htmap.map(talk, [7]))
-    stdout = m.stdout.get(0)
-    order = [
-        "Landed on execute node",
-        "Scratch directory contents before run:",
-        "Python executable is /usr/bin/python3",
-        "Running component 0",
-        "----- MAP COMPONENT OUTPUT START -----",
-        "to stdout 7",
-        "-----  MAP COMPONENT OUTPUT END  -----",
-        "Finished executing component at",
-        "Scratch directory contents after run:",
-    ]
-    places = [stdout.index(text) for text in order]
-    assert places == sorted(places)
-    assert m.stderr.get(0) == "to stderr 7\n"
+    m = finished(htmap.map(talk, [7, 8]))
+    for component, x in enumerate([7, 8]):
+        stdout = m.stdout.get(component)
+        order = [
+            "Landed on execute node",
+            "Scratch directory contents before run:",
+            "Python executable is ",
+            f"Running component {component}",
+            "----- MAP COMPONENT OUTPUT START -----",
+            f"to stdout {x}",
+            "-----  MAP COMPONENT OUTPUT END  -----",
+            "Finished executing component at",
+            "Scratch directory contents after run:",
+        ]
+        places = [stdout.index(text) for text in order]
+        assert places == sorted(places)
+        assert m.stderr.get(component) == f"to stderr {x}\n"
 
 
-def test_output_files(assume):
-    def write(x):
+def test_output_files(delivery: str) -> None:
+    def write(x: int) -> int:
         import pathlib
 
         import htmap
@@ -107,103 +78,81 @@ def test_output_files(assume):
         return x
 
     m = htmap.map(write, [5, 6])
-    assert list(m) == [5, 6]
+    assert results(m) == [5, 6]
     for component, x in enumerate([5, 6]):
         files = m.output_files.get(component)
         assert (files / "sub" / "deep.txt").read_text() == f"deep {x}"
         assert (files / "flat.txt").read_text() == f"flat {x}"
 
 
-def test_input_files_by_transfer_path(assume, tmp_path):
+def test_input_files_by_transfer_path(delivery: str, tmp_path: Path) -> None:
     inputs = []
     for name in ("one", "two"):
         (tmp_path / f"{name}.txt").write_text(name)
         inputs.append(htmap.TransferPath(tmp_path / f"{name}.txt"))
-    m = htmap.map(lambda path: path.read_text(), inputs)
-    assert list(m) == ["one", "two"]
+    assert results(htmap.map(lambda path: path.read_text(), inputs)) == ["one", "two"]
 
 
-def test_rerun_of_failed_components(assume):
-    switch = pathlib.Path.home() / f"switch-{os.getpid()}"
+def test_fixed_input_files(assume: None, tmp_path: Path) -> None:
+    """They are added to what the delivery method sends, and do not take its place."""
+    (tmp_path / "shared.txt").write_text("for all")
 
-    def picky(x):
+    def read(x: int) -> tuple[int, str]:
         import pathlib
 
-        if x and not pathlib.Path(switch).exists():
+        return x, pathlib.Path("shared.txt").read_text()
+
+    options = htmap.MapOptions(fixed_input_files=[str(tmp_path / "shared.txt")])
+    assert results(htmap.map(read, range(2), map_options=options)) == [(0, "for all"), (1, "for all")]
+
+
+def test_rerun_of_failed_components(delivery: str, tmp_path: Path) -> None:
+    # Not in /tmp: a job has its own.
+    switch = Path.home() / f"switch-{tmp_path.name}"
+
+    def picky(x: int) -> int:
+        if x and not switch.exists():
             raise ValueError("not yet")
         return x
 
-    m = conftest.finished(htmap.map(picky, [0, 1]))
-    assert m.components_by_status()[htmap.ComponentStatus.ERRORED] == (1,)
+    m = finished(htmap.map(picky, [0, 1, 2]))
+    failed = m.components_by_status()[htmap.ComponentStatus.ERRORED]
+    assert failed == (1, 2)
     assert "not yet" in m.get_err(1).report()
     switch.touch()
     try:
-        m.rerun([1])
-        assert m.get(1, timeout=conftest.TIMEOUT) == 1
+        m.rerun(failed)
+        assert [m.get(component, timeout=TIMEOUT) for component in range(3)] == [0, 1, 2]
     finally:
         switch.unlink()
-    assert m.get(0) == 0
 
 
-def test_a_second_map_does_not_bring_the_first_ones_inputs(assume):
+def test_a_second_map_does_not_bring_the_first_ones_inputs(assume: None) -> None:
     first = htmap.map(lambda x: x + 1, range(3))
     second = htmap.map(lambda x: x - 1, range(3))
-    assert list(first) == [1, 2, 3]
-    assert list(second) == [-1, 0, 1]
+    assert results(first) == [1, 2, 3]
+    assert results(second) == [-1, 0, 1]
 
 
-def test_a_node_without_cloudpickle_gets_the_submit_sides(assume):
-    import cloudpickle
-
-    version = cloudpickle.__version__
-    options = htmap.MapOptions()
-    htmap.settings["MAP_OPTIONS"]["arguments"] = (
-        f"run --submit-python {sys.version_info[0]}.{sys.version_info[1]} --python /opt/bare/bin/python $(component)"
-    )
-    try:
-
-        def look(x):
-            import cloudpickle
-
-            return x, cloudpickle.__version__, cloudpickle.__file__
-
-        m = htmap.map(look, [1], map_options=options)
-        ((x, found, path),) = list(m)
-    finally:
-        del htmap.settings["MAP_OPTIONS"]["arguments"]
-    assert (x, found) == (1, version)
-    assert "_htmap_cloudpickle.zip" in path
-
-
-def test_bytecode_of_another_python_is_refused_by_name(assume):
-    htmap.settings["MAP_OPTIONS"]["arguments"] = "run --submit-python 3.8 $(component)"
-    try:
-        m = conftest.finished(htmap.map(lambda x: 2 * x, [21]))
-    finally:
-        del htmap.settings["MAP_OPTIONS"]["arguments"]
-    (report,) = m.error_reports()
-    assert "pickled by Python 3.8" in report
-    assert f"Python {sys.version_info[0]}.{sys.version_info[1]}" in report
-
-
-def test_stock_htmap_with_nothing_but_settings(stock):
+def test_stock_htmap_with_nothing_but_settings(stock: Callable[[str], None], map_options: Callable[..., None]) -> None:
     """The way that the README shows for HTMap without the htmap_exec package."""
-    options = {"executable": conftest.BINARY, "arguments": "run $(component)"}
-    htmap.settings["MAP_OPTIONS"].update(options)
-    try:
-        assert list(htmap.map(lambda x: 2 * x, range(3))) == [0, 2, 4]
-    finally:
-        for name in options:
-            del htmap.settings["MAP_OPTIONS"][name]
+    stock("assume")
+    map_options(executable=BINARY, arguments="run $(component)")
+    m = htmap.map(lambda x: 2 * x, range(3))
+    assert results(m) == [0, 2, 4]
+    # Its own script makes none.
+    assert (m._map_dir / "output_files" / "0.json").exists()
 
 
-def test_the_binary_in_the_place_of_htmaps_script(stock):
+def test_the_binary_in_the_place_of_htmaps_script(stock: Callable[[str], None]) -> None:
     """HTMap's own descriptors, unchanged: the file they name is the binary."""
     from htmap import names, options
 
-    def replace(tag, map_dir):
-        script = map_dir / names.RUN_SCRIPT
-        shutil.copy2(conftest.BINARY, script)
+    def replace(tag: str, map_dir: Path) -> None:
+        shutil.copy2(BINARY, map_dir / names.RUN_SCRIPT)
 
     htmap.register_delivery_method("assume", options._get_base_descriptors_for_assume, replace)
-    assert list(htmap.map(lambda x: 2 * x, range(3))) == [0, 2, 4]
+    htmap.settings["DELIVERY_METHOD"] = "assume"
+    m = htmap.map(lambda x: 2 * x, range(3))
+    assert results(m) == [0, 2, 4]
+    assert (m._map_dir / "output_files" / "0.json").exists()
