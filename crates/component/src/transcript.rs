@@ -64,24 +64,13 @@ pub(crate) fn returned() {
 
 /// In its place if there is no result; the traceback also goes to stderr.
 pub(crate) fn failed(failure: &Failure) {
+    let headline = failure.message.lines().next().unwrap_or_default();
     let mut text = failure.traceback.trim_end().to_owned();
-    if !text.is_empty() && !text.contains(failure.message.lines().next().unwrap_or_default()) {
+    if text.is_empty() {
+        text.clone_from(&failure.message);
+    } else if !text.contains(headline) {
         text.push_str("\n\n");
-    }
-    if !text.contains(&failure.message) {
-        let message = if failure.traceback.is_empty() {
-            failure.message.clone()
-        } else {
-            failure
-                .message
-                .lines()
-                .next()
-                .unwrap_or_default()
-                .to_owned()
-        };
-        if !text.contains(&message) {
-            text.push_str(&message);
-        }
+        text.push_str(headline);
     }
     for hint in &failure.hints {
         text.push_str(&format!("\nhint: {hint}"));
