@@ -86,6 +86,8 @@ def _usable(path: str, origin: str) -> str:
 def _set_up(tag: str, map_dir: pathlib.Path) -> None:
     """What a map directory needs before HTMap submits it."""
     (map_dir / names.RECORDS).mkdir(exist_ok=True)
+    for name in names.OUTPUT_DIRECTORIES:
+        (map_dir / names.SCRATCH / name).mkdir(parents=True, exist_ok=True)
     ship_cloudpickle(map_dir / names.CLOUDPICKLE)
 
 
@@ -97,7 +99,13 @@ def _descriptors(map_dir: pathlib.Path, binary: str, transfer: str, arguments: L
         "executable": _literal(binary),
         "transfer_executable": transfer,
         "arguments": _arguments([_literal(argument) for argument in arguments] + [component]),
-        "transfer_input_files": [(map_dir / names.CLOUDPICKLE).as_posix()],
+        # Empty directories, too: HTCondor holds a job that is evicted while one of its outputs is missing, and can
+        # evict it before the binary's first instruction.
+        "transfer_input_files": [
+            (map_dir / names.CLOUDPICKLE).as_posix(),
+            *((map_dir / names.SCRATCH / name).as_posix() for name in names.OUTPUT_DIRECTORIES),
+        ],
+        "transfer_output_files": " , ".join(f"{name}/" for name in names.OUTPUT_DIRECTORIES),
         # This takes the place of HTMap's own text, and has to end as that does: HTMap opens the closing quote again to
         # append a map's `output_remaps`.
         "transfer_output_remaps": _remaps(

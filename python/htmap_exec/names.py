@@ -11,3 +11,6 @@ NUM_COMPONENTS = "num_components"
 RECORDS = "records"
 SUBMIT_PYTHON = "submit_python"
 CLOUDPICKLE = "_htmap_cloudpickle.zip"
+# What HTCondor takes back, and a directory of the map's that holds them empty.
+OUTPUT_DIRECTORIES = ("_htmap_transfer", "_htmap_user_transfer")
+SCRATCH = "scratch"

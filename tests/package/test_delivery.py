@@ -32,6 +32,8 @@ def test_assume_sends_the_binary(submission: Submission, binary: Path, tmp_path:
     assert descriptors["arguments"] == f'"run --submit-python {SUBMIT} $(component)"'
     assert descriptors["transfer_input_files"].split(",") == [
         f"{map_dir}/_htmap_cloudpickle.zip",
+        f"{map_dir}/scratch/_htmap_transfer",
+        f"{map_dir}/scratch/_htmap_user_transfer",
         f"{map_dir}/func",
         f"{map_dir}/inputs/$(component).in",
     ]
@@ -60,7 +62,7 @@ def test_shared_without_a_known_python(submission: Submission, monkeypatch: pyte
 def test_what_stays_as_htmap_has_it(submission: Submission, method: str, tmp_path: Path) -> None:
     descriptors, _ = submission("one", method)
     map_dir = tmp_path / "maps" / "one"
-    assert descriptors["transfer_output_files"] == "_htmap_transfer/ , _htmap_user_transfer/$(component)"
+    assert descriptors["transfer_output_files"] == "_htmap_transfer/ , _htmap_user_transfer/"
     assert descriptors["when_to_transfer_output"] == "ON_EXIT_OR_EVICT"
     assert descriptors["on_exit_hold"] == "ExitCode =!= 0"
     assert descriptors["stdout"] == f"{map_dir}/logs/$(component).stdout"
@@ -92,7 +94,14 @@ def test_a_maps_own_output_remaps_come_after_ours(submission: Submission, enable
 def test_two_maps_of_one_process_do_not_share_inputs(submission: Submission, method: str, tmp_path: Path) -> None:
     submission("one", method, fixed_input_files="/data/first.txt")
     descriptors, _ = submission("two", method, fixed_input_files="/data/second.txt")
-    assert inputs(descriptors) == ["_htmap_cloudpickle.zip", "func", "$(component).in", "second.txt"]
+    assert inputs(descriptors) == [
+        "_htmap_cloudpickle.zip",
+        "_htmap_transfer",
+        "_htmap_user_transfer",
+        "func",
+        "$(component).in",
+        "second.txt",
+    ]
     assert str(tmp_path / "maps" / "one") not in str(descriptors)
 
 
