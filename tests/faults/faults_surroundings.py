@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import resource
-import shutil
 import socket
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -151,7 +151,8 @@ def called(name: str) -> Callable[[Scratch], object]:
         if scratch.is_control:
             return
         program = scratch.dir / name
-        shutil.copy(binary(), program)
+        # By another process: the control's fork in the other thread would inherit a copy's descriptor (ETXTBSY).
+        subprocess.run(["cp", str(binary()), str(program)], check=True)
         scratch.program = program
         scratch.arguments = [str(scratch.component)]
 

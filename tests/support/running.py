@@ -71,7 +71,9 @@ def run_ours(scratch: Scratch, timeout: float = 60, during: During | None = None
     program = scratch.program or binary()
     if scratch.uid is not None and scratch.program is None:
         # The build directory may lie where this user may not look.
-        program = Path(shutil.copy(binary(), scratch.base / "htmap-exec"))
+        program = scratch.base / "htmap-exec"
+        # By another process: a fork in another thread would inherit a copy's descriptor (ETXTBSY).
+        subprocess.run(["cp", str(binary()), str(program)], check=True)
         program.chmod(0o755)
     if scratch.arguments is not None:
         arguments = scratch.arguments
