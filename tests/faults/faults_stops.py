@@ -16,8 +16,8 @@ from support.scratch import Scratch
 SLEEPS = """
     import time
     def f():
-        open("started", "w").close()
         print("said before the stop")
+        open("started", "w").close()
         time.sleep(1000)
 """
 QUICK = "def f(x):\n    return 2 * x\nargs = (21,)"
