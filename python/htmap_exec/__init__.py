@@ -6,7 +6,7 @@ A map directory is to be trusted as a program is: functions, inputs and outputs 
 run any code.
 """
 
-from .delivery import enable
+from .enabling import enable
 from .errors import (
     BinaryNotFound,
     ComponentFailed,

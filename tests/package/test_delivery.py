@@ -13,7 +13,8 @@ from typing import Any
 
 import htmap_exec
 import pytest
-from htmap_exec import delivery, shipping
+from htmap_exec import shipping
+from htmap_exec.binary import find_binary
 
 Submission = Callable[..., "tuple[dict[str, str], list[dict[str, str]]]"]
 SUBMIT = f"{sys.version_info.major}.{sys.version_info.minor}"
@@ -131,21 +132,21 @@ class TestBinary:
     def test_given(self, binary: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("HTMAP_EXEC_BIN", "/no/such")
         monkeypatch.chdir(binary.parent)
-        assert delivery.find_binary("htmap-exec") == str(binary)
+        assert find_binary("htmap-exec") == str(binary)
 
     def test_by_the_environment(self, binary: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("HTMAP_EXEC_BIN", str(binary))
-        assert delivery.find_binary() == str(binary)
+        assert find_binary() == str(binary)
 
     def test_beside_this_python(self, binary: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv("HTMAP_EXEC_BIN", raising=False)
         monkeypatch.setattr(sys, "executable", str(binary.parent / "python"))
-        assert delivery.find_binary() == str(binary)
+        assert find_binary() == str(binary)
 
     def test_on_path(self, binary: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv("HTMAP_EXEC_BIN", raising=False)
         monkeypatch.setenv("PATH", str(binary.parent))
-        assert delivery.find_binary() == str(binary)
+        assert find_binary() == str(binary)
 
     def test_nowhere(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv("HTMAP_EXEC_BIN", raising=False)
