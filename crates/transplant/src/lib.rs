@@ -1,0 +1,17 @@
+//! Packs Pythons into archives, and unpacks them where there is none.
+//!
+//! An archive is an ordinary `.tar.zst`, cut into independent frames so that all processors share
+//! the work, with an index at its end that only this crate reads (docs/archive.md). Its name is
+//! the digest of what is in it. Nothing in an archive is trusted before it is checked.
+
+mod archive;
+mod error;
+mod pack;
+mod tree;
+mod unpack;
+
+pub use archive::{Archive, Digest};
+pub use error::Error;
+pub use pack::{Packed, pack};
+pub use tree::{Content, Entry, Kind};
+pub use unpack::{Unpacked, unpack, verify};

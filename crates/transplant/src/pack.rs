@@ -1,0 +1,359 @@
+//! Writes an archive: a plan of frames, then all processors fill and compress them, one writes.
+//!
+//! The plan depends on paths and sizes alone, so the same tree gives the same bytes with any number
+//! of threads.
+
+use std::fs::File;
+use std::io::{self, Read as _, Seek as _, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Condvar, Mutex};
+
+use sha2::{Digest as _, Sha256};
+
+use crate::archive::{self, Digest, FRAME, Frame, Place};
+use crate::error::Error;
+use crate::tree::{Content, Entry, Kind};
+
+/// Of every file: when it was installed is not part of an environment. 2020-01-01.
+pub(crate) const MTIME: i64 = 1_577_836_800;
+/// How many finished frames may wait for the one before them.
+const AHEAD: usize = 16;
+/// A tar ends with two blocks of zeros.
+const END: usize = 1024;
+const BLOCK: u64 = 512;
+
+/// An archive that was written.
+#[derive(Debug)]
+pub struct Packed {
+    /// Its name.
+    pub digest: Digest,
+    /// Bytes of the archive.
+    pub size: u64,
+    /// Bytes of the files in it.
+    pub content: u64,
+}
+
+/// Some of the tar, in one frame.
+enum Part {
+    /// The header of an entry.
+    Header(usize),
+    /// So many bytes of a file, from there.
+    Data {
+        entry: usize,
+        from: u64,
+        length: u64,
+    },
+    Zeros(usize),
+}
+
+/// Writes the tree to `out`, which becomes an archive. `entries` are sorted by path, a directory
+/// before what is in it; each file has its content at the same index.
+pub fn pack(
+    manifest: &[u8],
+    entries: &[Entry],
+    contents: &[Option<Content>],
+    out: &mut (impl Write + Send),
+    level: i32,
+    progress: &(dyn Fn(u64) + Sync),
+) -> Result<Packed, Error> {
+    let headers: Vec<Vec<u8>> = entries
+        .iter()
+        .map(header)
+        .collect::<io::Result<_>>()
+        .map_err(Error::io("name", Path::new("the archive's entries")))?;
+    let (plan, places) = plan(entries, &headers);
+    let mut frames = Vec::with_capacity(plan.len());
+    let mut begin = 0;
+    let fill = |index: usize, raw: &mut Vec<u8>| -> Result<(), Error> {
+        raw.clear();
+        for part in &plan[index] {
+            match *part {
+                Part::Header(entry) => raw.extend_from_slice(&headers[entry]),
+                Part::Zeros(count) => raw.resize(raw.len() + count, 0),
+                Part::Data {
+                    entry,
+                    from,
+                    length,
+                } => {
+                    if let (Some(content), Kind::File(size)) =
+                        (&contents[entry], &entries[entry].kind)
+                    {
+                        read(content, *size, from, length, raw)?;
+                    }
+                }
+            }
+        }
+        Ok(())
+    };
+    in_order(
+        plan.len(),
+        || {
+            let mut compressor = zstd::bulk::Compressor::new(level)?;
+            // Else a frame that was damaged on the way gives other bytes, and no error.
+            compressor.include_checksum(true)?;
+            Ok((compressor, Vec::with_capacity(FRAME + (64 << 10))))
+        },
+        |(compressor, raw), index| {
+            fill(index, raw)?;
+            let digest = Sha256::digest(&*raw).into();
+            let bytes = compressor
+                .compress(raw)
+                .map_err(Error::io("compress", Path::new("a frame")))?;
+            progress(raw.len() as u64);
+            Ok((raw.len() as u64, digest, bytes))
+        },
+        |(length, digest, bytes): (u64, [u8; 32], Vec<u8>)| {
+            out.write_all(&bytes)
+                .map_err(Error::io("write", Path::new("the archive")))?;
+            begin += bytes.len() as u64;
+            frames.push(Frame {
+                length,
+                digest,
+                compressed: bytes.len() as u64,
+            });
+            Ok(())
+        },
+    )?;
+    let (index, digest) = archive::encode(manifest, entries, &places, &frames, begin)
+        .map_err(Error::io("write", Path::new("the archive's index")))?;
+    out.write_all(&index)
+        .and_then(|()| out.flush())
+        .map_err(Error::io("write", Path::new("the archive")))?;
+    Ok(Packed {
+        digest,
+        size: begin + index.len() as u64,
+        content: entries
+            .iter()
+            .map(|entry| {
+                if let Kind::File(size) = entry.kind {
+                    size
+                } else {
+                    0
+                }
+            })
+            .sum(),
+    })
+}
+
+/// Runs `work` for each index on all processors, and `take` for each result in the order of the
+/// indices, on one thread at a time.
+fn in_order<S, R: Send>(
+    count: usize,
+    start: impl Fn() -> io::Result<S> + Sync,
+    work: impl Fn(&mut S, usize) -> Result<R, Error> + Sync,
+    take: impl FnMut(R) -> Result<(), Error> + Send,
+) -> Result<(), Error> {
+    struct Shared<R, T> {
+        waiting: std::collections::BTreeMap<usize, R>,
+        next: usize,
+        failed: Option<Error>,
+        take: T,
+    }
+    let shared = Mutex::new(Shared {
+        waiting: std::collections::BTreeMap::new(),
+        next: 0,
+        failed: None,
+        take,
+    });
+    let moved = Condvar::new();
+    let counter = AtomicUsize::new(0);
+    let lock = || {
+        shared
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
+    };
+    let worker = || {
+        let mut state = match start() {
+            Ok(state) => state,
+            Err(error) => {
+                lock()
+                    .failed
+                    .get_or_insert(Error::io("start", Path::new("a compressor"))(error));
+                moved.notify_all();
+                return;
+            }
+        };
+        loop {
+            let index = counter.fetch_add(1, Ordering::Relaxed);
+            if index >= count {
+                return;
+            }
+            {
+                let mut guard = lock();
+                while guard.failed.is_none() && index > guard.next + AHEAD {
+                    guard = moved
+                        .wait(guard)
+                        .unwrap_or_else(std::sync::PoisonError::into_inner);
+                }
+                if guard.failed.is_some() {
+                    return;
+                }
+            }
+            let result = work(&mut state, index);
+            let mut guard = lock();
+            match result {
+                Ok(result) => {
+                    guard.waiting.insert(index, result);
+                }
+                Err(error) => {
+                    guard.failed.get_or_insert(error);
+                }
+            }
+            while guard.failed.is_none() {
+                let next = guard.next;
+                let Some(result) = guard.waiting.remove(&next) else {
+                    break;
+                };
+                if let Err(error) = (guard.take)(result) {
+                    guard.failed = Some(error);
+                }
+                guard.next += 1;
+            }
+            drop(guard);
+            moved.notify_all();
+        }
+    };
+    let threads = std::thread::available_parallelism()
+        .map_or(1, usize::from)
+        .min(count.max(1));
+    std::thread::scope(|scope| {
+        for _ in 1..threads {
+            scope.spawn(worker);
+        }
+        worker();
+    });
+    let failed = lock().failed.take();
+    failed.map_or(Ok(()), Err)
+}
+
+/// Which part of the tar goes into which frame, and where the bytes of each file begin.
+fn plan(entries: &[Entry], headers: &[Vec<u8>]) -> (Vec<Vec<Part>>, Vec<Option<Place>>) {
+    let mut frames = vec![Vec::new()];
+    let mut filled = 0;
+    let mut places = Vec::with_capacity(entries.len());
+    for (index, entry) in entries.iter().enumerate() {
+        let size = if let Kind::File(size) = entry.kind {
+            size
+        } else {
+            0
+        };
+        let whole = headers[index].len() as u64 + size.next_multiple_of(BLOCK);
+        // A file that fits into a frame lies in one.
+        if filled > 0 && filled + whole > FRAME as u64 {
+            frames.push(Vec::new());
+            filled = 0;
+        }
+        let mut frame = frames.len() - 1;
+        frames[frame].push(Part::Header(index));
+        filled += headers[index].len() as u64;
+        places.push(matches!(entry.kind, Kind::File(_)).then_some(Place {
+            frame,
+            offset: filled,
+        }));
+        let mut from = 0;
+        while from < size {
+            let room = (FRAME as u64).saturating_sub(filled);
+            if room == 0 {
+                frames.push(Vec::new());
+                frame += 1;
+                filled = 0;
+                continue;
+            }
+            let length = room.min(size - from);
+            frames[frame].push(Part::Data {
+                entry: index,
+                from,
+                length,
+            });
+            from += length;
+            filled += length;
+        }
+        let padding = size.next_multiple_of(BLOCK) - size;
+        if padding > 0 {
+            frames[frame].push(Part::Zeros(
+                usize::try_from(padding).expect("less than a block"),
+            ));
+            filled += padding;
+        }
+    }
+    if let Some(last) = frames.last_mut() {
+        last.push(Part::Zeros(END));
+    }
+    (frames, places)
+}
+
+/// The blocks before the data of an entry: longer than one for a long path.
+fn header(entry: &Entry) -> io::Result<Vec<u8>> {
+    use std::os::unix::ffi::OsStrExt as _;
+    let path = Path::new(std::ffi::OsStr::from_bytes(&entry.path));
+    let mut header = tar::Header::new_gnu();
+    header.set_mode(entry.mode);
+    header.set_mtime(u64::try_from(MTIME).expect("after 1970"));
+    header.set_uid(0);
+    header.set_gid(0);
+    let mut builder = tar::Builder::new(Vec::new());
+    match &entry.kind {
+        Kind::Directory => {
+            header.set_entry_type(tar::EntryType::Directory);
+            header.set_size(0);
+            builder.append_data(&mut header, path, io::empty())?;
+        }
+        Kind::File(size) => {
+            header.set_entry_type(tar::EntryType::Regular);
+            header.set_size(*size);
+            builder.append_data(&mut header, path, io::empty())?;
+        }
+        Kind::Symlink(target) => {
+            header.set_entry_type(tar::EntryType::Symlink);
+            header.set_size(0);
+            builder.append_link(&mut header, path, std::ffi::OsStr::from_bytes(target))?;
+        }
+    }
+    // Without the end that it would add.
+    Ok(builder.get_ref().clone())
+}
+
+fn read(
+    content: &Content,
+    size: u64,
+    from: u64,
+    length: u64,
+    raw: &mut Vec<u8>,
+) -> Result<(), Error> {
+    let (path, patches): (&PathBuf, &[(u64, Vec<u8>)]) = match content {
+        Content::Made(bytes) => {
+            let from = usize::try_from(from).expect("it is in memory");
+            let length = usize::try_from(length).expect("it is in memory");
+            raw.extend_from_slice(&bytes[from..from + length]);
+            return Ok(());
+        }
+        Content::OnDisk(path) => (path, &[]),
+        Content::Patched(path, patches) => (path, patches),
+    };
+    let mut file = File::open(path).map_err(Error::io("read", path))?;
+    if from > 0 {
+        file.seek(SeekFrom::Start(from))
+            .map_err(Error::io("read", path))?;
+    }
+    let begin = raw.len();
+    let last = from + length == size;
+    // One byte more than there should be, so that a file that has grown is noticed.
+    let limit = length + u64::from(last);
+    io::Read::by_ref(&mut file)
+        .take(limit)
+        .read_to_end(raw)
+        .map_err(Error::io("read", path))?;
+    if (raw.len() - begin) as u64 != length {
+        return Err(Error::Changed { path: path.clone() });
+    }
+    for (place, bytes) in patches {
+        for (offset, &byte) in bytes.iter().enumerate() {
+            let at = place + offset as u64;
+            if (from..from + length).contains(&at) {
+                raw[begin + usize::try_from(at - from).expect("within a frame")] = byte;
+            }
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,202 @@
+//! The tree that an archive holds: paths, kinds and contents, and which of them are safe to make.
+//!
+//! Paths are bytes, relative, with `/` between names. Entries are in the order of their paths, a
+//! directory before what is in it.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+
+/// One thing in the tree.
+#[derive(Debug, Clone)]
+pub struct Entry {
+    /// Below the root of the tree.
+    pub path: Vec<u8>,
+    /// What it is.
+    pub kind: Kind,
+    /// Permissions, of the owner mostly: what is unpacked belongs to whoever unpacks it.
+    pub mode: u32,
+}
+
+/// What an entry is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Kind {
+    /// A directory.
+    Directory,
+    /// A file of so many bytes.
+    File(u64),
+    /// A symbolic link to this target, which lies in the tree.
+    Symlink(Vec<u8>),
+}
+
+/// Where the bytes of a file come from.
+#[derive(Debug, Clone)]
+pub enum Content {
+    /// As they lie on disk.
+    OnDisk(PathBuf),
+    /// As they are on disk, but for some bytes at some places.
+    Patched(PathBuf, Vec<(u64, Vec<u8>)>),
+    /// Made for the archive.
+    Made(Vec<u8>),
+}
+
+/// Why a tree is refused, or nothing.
+pub(crate) fn refusal(entries: &[Entry]) -> Option<String> {
+    // Directories only, and never a link: whatever is written goes through real directories.
+    let mut seen: HashMap<&[u8], bool> = HashMap::with_capacity(entries.len());
+    let links: HashMap<&[u8], &[u8]> = entries
+        .iter()
+        .filter_map(|entry| match &entry.kind {
+            Kind::Symlink(target) => Some((entry.path.as_slice(), target.as_slice())),
+            _ => None,
+        })
+        .collect();
+    for entry in entries {
+        let path = entry.path.as_slice();
+        let shown = || String::from_utf8_lossy(path).into_owned();
+        let names = path.split(|&byte| byte == b'/');
+        if path.is_empty() || names.into_iter().any(|name| !is_plain(name)) {
+            return Some(format!("it holds the path `{}`", shown()));
+        }
+        if let Some(end) = path.iter().rposition(|&byte| byte == b'/')
+            && seen.get(&path[..end]) != Some(&true)
+        {
+            return Some(format!("`{}` lies in no directory of the archive", shown()));
+        }
+        if let Kind::Symlink(target) = &entry.kind
+            && !stays_inside(&links, path, target)
+        {
+            return Some(format!(
+                "the link `{}` leads out of it, to `{}`",
+                shown(),
+                String::from_utf8_lossy(target)
+            ));
+        }
+        if entry.mode & !0o777 != 0 {
+            return Some(format!("`{}` has the mode {:o}", shown(), entry.mode));
+        }
+        if seen.insert(path, entry.kind == Kind::Directory).is_some() {
+            return Some(format!("it holds `{}` twice", shown()));
+        }
+    }
+    None
+}
+
+fn is_plain(name: &[u8]) -> bool {
+    !name.is_empty() && name != b"." && name != b".." && !name.contains(&0)
+}
+
+/// Whether a link leads to somewhere in the tree, or nowhere. It is followed as the kernel would,
+/// through other links of the tree: `..` after a link goes up from where that leads to.
+fn stays_inside<'a>(links: &HashMap<&'a [u8], &'a [u8]>, path: &'a [u8], target: &'a [u8]) -> bool {
+    let mut place: Vec<&[u8]> = path.split(|&byte| byte == b'/').collect();
+    place.pop();
+    let mut ahead: Vec<&[u8]> = Vec::new();
+    let follow = |ahead: &mut Vec<&'a [u8]>, target: &'a [u8]| {
+        let sound = !target.is_empty() && !target.starts_with(b"/") && !target.contains(&0);
+        ahead.extend(target.split(|&byte| byte == b'/').rev());
+        sound
+    };
+    if !follow(&mut ahead, target) {
+        return false;
+    }
+    // A loop leads nowhere; the kernel gives up at 40.
+    let mut links_left = 40;
+    while let Some(name) = ahead.pop() {
+        match name {
+            b"" | b"." => {}
+            b".." => {
+                if place.pop().is_none() {
+                    return false;
+                }
+            }
+            _ => {
+                place.push(name);
+                if let Some(&next) = links.get(place.join(&b'/').as_slice()) {
+                    place.pop();
+                    links_left -= 1;
+                    if links_left == 0 {
+                        return true;
+                    }
+                    if !follow(&mut ahead, next) {
+                        return false;
+                    }
+                }
+            }
+        }
+    }
+    true
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry(path: &str, kind: Kind) -> Entry {
+        Entry {
+            path: path.into(),
+            kind,
+            mode: 0o755,
+        }
+    }
+
+    fn link(target: &str) -> Kind {
+        Kind::Symlink(target.into())
+    }
+
+    #[test]
+    fn an_ordinary_tree_is_taken() {
+        let tree = [
+            entry("bin", Kind::Directory),
+            entry("bin/python", link("python3")),
+            entry("bin/python3", Kind::File(3)),
+            entry("lib", Kind::Directory),
+            entry("lib64", link("lib")),
+            entry("lib/x", link("../bin/python3")),
+        ];
+        assert_eq!(refusal(&tree), None);
+    }
+
+    #[test]
+    fn what_leaves_the_root_is_refused() {
+        for path in ["/etc", "../x", "a/../../x", "", "a//b", "a/", "./a", "a\0b"] {
+            let tree = [entry("a", Kind::Directory), entry(path, Kind::File(0))];
+            assert!(refusal(&tree).is_some(), "{path}");
+        }
+        for target in ["/etc/passwd", "..", "../..", "x/../../..", ""] {
+            assert!(refusal(&[entry("a", link(target))]).is_some(), "{target}");
+        }
+    }
+
+    #[test]
+    fn links_through_links_are_followed() {
+        let tree = |last: &str| {
+            [
+                entry("d", Kind::Directory),
+                entry("d/e", Kind::Directory),
+                entry("d/e/up", link("..")),
+                entry("m", link(last)),
+            ]
+        };
+        assert_eq!(refusal(&tree("d/e/up/..")), None);
+        assert!(refusal(&tree("d/e/up/../..")).is_some());
+        assert_eq!(
+            refusal(&[entry("a", link("b")), entry("b", link("a"))]),
+            None
+        );
+    }
+
+    #[test]
+    fn nothing_is_written_through_a_link_or_twice() {
+        let through = [entry("a", link("b")), entry("a/x", Kind::File(0))];
+        assert!(refusal(&through).is_some());
+        let file = [entry("a", Kind::File(0)), entry("a/x", Kind::File(0))];
+        assert!(refusal(&file).is_some());
+        let twice = [entry("a", link("b")), entry("a", Kind::File(0))];
+        assert!(refusal(&twice).is_some());
+        let setuid = [Entry {
+            mode: 0o4755,
+            ..entry("a", Kind::File(0))
+        }];
+        assert!(refusal(&setuid).is_some());
+    }
+}
