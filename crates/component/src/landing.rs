@@ -1,6 +1,7 @@
 //! The beginning of a run: what must exist before anything can go wrong, and what an earlier
 //! attempt left finished.
 
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -25,6 +26,8 @@ const MACHINE_VACATE: i64 = 600;
 pub struct Options {
     /// The interpreters to try, in this order.
     pub interpreters: Search,
+    /// Variables to set, and to unset, for Python.
+    pub environment: Vec<(OsString, Option<OsString>)>,
     /// The Python that pickled the map.
     pub submit_python: Option<PythonVersion>,
     /// Run bytecode of another Python all the same.

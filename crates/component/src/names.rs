@@ -23,6 +23,8 @@ pub const TRANSFER_PLUGIN_MARKER: &str = "_htmap_do_output_transfer";
 pub const CHECKPOINT_MANIFEST: &str = ".htmap-exec-manifest.json";
 /// Ours: the submit side's cloudpickle, for nodes that have none.
 pub const SHIPPED_CLOUDPICKLE: &str = "_htmap_cloudpickle.zip";
+/// Ours: a Python that was brought along is unpacked here, in the scratch directory.
+pub const TRANSPLANT_DIR: &str = "_htmap_python";
 
 /// Set to 1 for the function.
 pub const ENV_ON_EXECUTE: &str = "HTMAP_ON_EXECUTE";

@@ -151,6 +151,12 @@ impl<'a> ComponentRun<'a> {
         let root = self.scratch.root();
         let mut command = Command::new(python);
         command.args(["-u", "-c", driver::BOOT]).current_dir(root);
+        for (name, value) in &self.options.environment {
+            match value {
+                Some(value) => command.env(name, value),
+                None => command.env_remove(name),
+            };
+        }
         command.env(names::ENV_ON_EXECUTE, "1");
         command.env(names::ENV_COMPONENT, self.scratch.component().to_string());
         let unset = |name: &str| std::env::var_os(name).is_none_or(|value| value.is_empty());

@@ -6,6 +6,8 @@
 use std::fs;
 use std::path::Path;
 
+use crate::names;
+
 const LINES: usize = 400;
 const LINES_A_DIRECTORY: usize = 100;
 
@@ -43,6 +45,10 @@ fn list(directory: &Path, prefix: &str, left: &mut usize, text: &mut String) {
         let kind = entry.file_type().ok();
         if kind.is_some_and(|kind| kind.is_dir()) {
             text.push_str(&format!("{prefix}{branch} * {name}\n"));
+            // Thousands of files that nobody put there.
+            if prefix.is_empty() && entry.file_name() == names::TRANSPLANT_DIR {
+                continue;
+            }
             let deeper = format!("{prefix}{}", if last { "   " } else { "|  " });
             list(&entry.path(), &deeper, left, text);
         } else if kind.is_some_and(|kind| kind.is_symlink()) {

@@ -47,6 +47,9 @@ pub(crate) enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Pack Pythons, to bring them to nodes that have none
+    #[command(subcommand)]
+    Transplant(TransplantCommand),
     /// List the distributions that a Python has, as `pip freeze` does, from their metadata
     Packages {
         /// The interpreter [default: the one that `htmap-exec python` picks]
@@ -96,6 +99,10 @@ pub(crate) struct Run {
     #[arg(long, value_name = "DIR")]
     pub(crate) scratch: Option<PathBuf>,
 
+    /// Run with the Python of this archive, which `htmap-exec transplant build` made
+    #[arg(long, value_name = "FILE", conflicts_with = "python")]
+    pub(crate) transplant: Option<PathBuf>,
+
     /// A zip archive of cloudpickle for nodes without it [default: _htmap_cloudpickle.zip if it is there]
     #[arg(long, value_name = "FILE")]
     pub(crate) cloudpickle: Option<PathBuf>,
@@ -113,6 +120,82 @@ pub(crate) struct Local {
 
     #[command(flatten)]
     pub(crate) running: Running,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum TransplantCommand {
+    /// Pack a Python with everything that is installed in it
+    Build(TransplantBuild),
+    /// List the archives
+    List {
+        /// Where the archives are [default: transplants in HTMAP_DIR, else ~/.htmap/transplants]
+        #[arg(long, value_name = "DIR")]
+        dir: Option<PathBuf>,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Say what an archive holds
+    Info {
+        /// A file, a digest, or the beginning of one
+        archive: PathBuf,
+        /// Where the archives are [default: transplants in HTMAP_DIR, else ~/.htmap/transplants]
+        #[arg(long, value_name = "DIR")]
+        dir: Option<PathBuf>,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Read all of an archive, and say whether it is whole
+    Verify {
+        /// A file, a digest, or the beginning of one
+        archive: PathBuf,
+        /// Where the archives are [default: transplants in HTMAP_DIR, else ~/.htmap/transplants]
+        #[arg(long, value_name = "DIR")]
+        dir: Option<PathBuf>,
+    },
+    /// Unpack an archive into a new directory
+    Unpack {
+        /// A file, a digest, or the beginning of one
+        archive: PathBuf,
+        /// The directory
+        target: PathBuf,
+        /// Where the archives are [default: transplants in HTMAP_DIR, else ~/.htmap/transplants]
+        #[arg(long, value_name = "DIR")]
+        dir: Option<PathBuf>,
+    },
+    /// Remove archives
+    Remove {
+        /// Files, digests, or the beginnings of them
+        #[arg(required = true)]
+        archives: Vec<PathBuf>,
+        /// Where the archives are [default: transplants in HTMAP_DIR, else ~/.htmap/transplants]
+        #[arg(long, value_name = "DIR")]
+        dir: Option<PathBuf>,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct TransplantBuild {
+    /// The interpreter [default: the one that `htmap-exec python` picks]
+    #[arg(long, value_name = "PATH")]
+    pub(crate) python: Option<PathBuf>,
+
+    /// Where the archive goes [default: transplants in HTMAP_DIR, else ~/.htmap/transplants]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) dir: Option<PathBuf>,
+
+    /// How hard to compress: 1 is fastest, 19 smallest
+    #[arg(long, value_name = "N", default_value = "3", value_parser = clap::value_parser!(i32).range(1..=19))]
+    pub(crate) level: i32,
+
+    /// Leave out what matches, by its path below the environment
+    #[arg(long, value_name = "GLOB")]
+    pub(crate) exclude: Vec<String>,
+
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 fn seconds(text: &str) -> Result<std::time::Duration, String> {

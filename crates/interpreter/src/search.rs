@@ -15,6 +15,8 @@ use std::path::{Path, PathBuf};
 pub enum Origin {
     /// The user named it.
     Explicit,
+    /// It was brought along.
+    Transplant,
     /// The active virtual environment.
     VirtualEnv,
     /// The active conda environment.
@@ -29,6 +31,7 @@ impl fmt::Display for Origin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Explicit => "--python",
+            Self::Transplant => "--transplant",
             Self::VirtualEnv => "VIRTUAL_ENV",
             Self::CondaPrefix => "CONDA_PREFIX",
             Self::Path => "PATH",
@@ -118,13 +121,17 @@ pub struct Search {
 
 impl Search {
     /// Only this one.
-    pub fn only(path: PathBuf) -> Self {
-        let candidate = Candidate {
-            path,
-            origin: Origin::Explicit,
-        };
+    pub fn only(path: PathBuf, origin: Origin) -> Self {
         Self {
-            candidates: vec![candidate],
+            candidates: vec![Candidate { path, origin }],
+            ..Self::default()
+        }
+    }
+
+    /// None, because this one is none.
+    pub fn none(rejection: Rejection) -> Self {
+        Self {
+            rejections: vec![rejection],
             ..Self::default()
         }
     }

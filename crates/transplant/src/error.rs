@@ -24,6 +24,14 @@ pub enum Error {
         /// The file.
         path: PathBuf,
     },
+    /// The environment is of a kind that cannot be moved.
+    #[error("cannot pack `{path}`: {reason}")]
+    Unsupported {
+        /// What of it.
+        path: PathBuf,
+        /// Why not.
+        reason: String,
+    },
     /// The archive is cut off, damaged, or none of ours.
     #[error("`{path}` is no whole transplant: {reason}")]
     Damaged {
@@ -67,6 +75,7 @@ impl Error {
             Self::Changed { .. } => {
                 Some("wait until nothing installs into the environment, and build again")
             }
+            Self::Unsupported { .. } => None,
             Self::Damaged { .. } => Some("copy or build it again"),
             Self::Hostile { .. } => {
                 Some("do not use it; build one with `htmap-exec transplant build`")

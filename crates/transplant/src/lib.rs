@@ -5,13 +5,20 @@
 //! the digest of what is in it. Nothing in an archive is trusted before it is checked.
 
 mod archive;
+mod elf;
 mod error;
+mod manifest;
 mod pack;
+mod source;
+mod store;
 mod tree;
 mod unpack;
 
 pub use archive::{Archive, Digest};
 pub use error::Error;
+pub use manifest::Manifest;
 pub use pack::{Packed, pack};
+pub use source::{Excluded, Source, collect};
+pub use store::{Listed, build, find, is_named_by, list};
 pub use tree::{Content, Entry, Kind};
 pub use unpack::{Unpacked, unpack, verify};

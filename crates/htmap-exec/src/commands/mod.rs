@@ -4,6 +4,7 @@ mod local;
 mod packages;
 mod python;
 mod run;
+mod transplant;
 
 use std::process::ExitCode;
 
@@ -14,6 +15,7 @@ pub(crate) fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
         Command::Run(options) => run::run(options),
         Command::Local(options) => local::run(&options),
         Command::Python { json } => python::run(json),
+        Command::Transplant(command) => transplant::run(command),
         Command::Packages { python } => packages::run(python.as_deref()),
     }
 }

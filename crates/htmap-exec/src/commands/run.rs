@@ -5,15 +5,16 @@ use std::process::ExitCode;
 
 use anyhow::Context as _;
 use htmap_exec_component::{Ending, Landing, Options, names};
-use htmap_exec_interpreter::{Search, SearchEnvironment, search};
+use htmap_exec_interpreter::{Origin, Search, SearchEnvironment, search};
 
-use crate::{cli, exit};
+use crate::{cli, exit, transplanted};
 
 pub(crate) fn run(arguments: cli::Run) -> anyhow::Result<ExitCode> {
     let cli::Run {
         component,
         running,
         scratch,
+        transplant,
         cloudpickle,
     } = arguments;
     let scratch = scratch
@@ -27,20 +28,27 @@ pub(crate) fn run(arguments: cli::Run) -> anyhow::Result<ExitCode> {
     let scratch = std::path::absolute(&scratch)
         .with_context(|| format!("cannot find the scratch directory `{}`", scratch.display()))?;
     let landing = Landing::begin(&scratch, component)?;
-    let interpreters = match running.python {
-        Some(path) => {
+    let mut environment = Vec::new();
+    let interpreters = match (running.python, transplant) {
+        (None, Some(archive)) => {
+            let brought = transplanted::bring(&scratch.join(archive), &scratch);
+            environment = brought.environment;
+            brought.interpreters
+        }
+        (Some(path), _) => {
             // A bare name is looked up in PATH, as everywhere.
             let path = if path.components().count() > 1 {
                 std::path::absolute(&path)?
             } else {
                 path
             };
-            Search::only(path)
+            Search::only(path, Origin::Explicit)
         }
-        None => search(&SearchEnvironment::from_process()),
+        (None, None) => search(&SearchEnvironment::from_process()),
     };
     let ending = landing.run(&Options {
         interpreters,
+        environment,
         submit_python: running.submit_python,
         allow_python_mismatch: running.allow_python_mismatch,
         cloudpickle,

@@ -1,0 +1,472 @@
+//! What of a Python goes into an archive, and where to.
+//!
+//! The archive's root is one prefix: a virtual environment is merged with the Python that it was
+//! made from, since links to another place are what keeps environments from moving. The subtlety is
+//! in what names the old place: scripts, links, run-time search paths of libraries, and the times in
+//! `.pyc` files; each is made to fit wherever the tree will lie.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::ffi::{OsStrExt, OsStringExt as _};
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+use std::path::{Component, Path, PathBuf};
+
+use htmap_exec_interpreter::{Interpreter, PythonVersion};
+use walkdir::WalkDir;
+
+use crate::elf;
+use crate::error::Error;
+use crate::pack::MTIME;
+use crate::tree::{Content, Entry, Kind};
+
+/// A tree that is ready to be packed.
+#[derive(Debug)]
+pub struct Source {
+    /// Sorted, a directory before what is in it.
+    pub entries: Vec<Entry>,
+    /// Of the files among them, at the same index.
+    pub contents: Vec<Option<Content>>,
+    /// The interpreter, below the root.
+    pub python: String,
+    /// What could not be taken along as it was, each in a sentence.
+    pub remarks: Vec<String>,
+}
+
+impl Source {
+    /// Bytes of all files.
+    pub fn bytes(&self) -> u64 {
+        self.entries
+            .iter()
+            .map(|entry| {
+                if let Kind::File(size) = entry.kind {
+                    size
+                } else {
+                    0
+                }
+            })
+            .sum()
+    }
+}
+
+/// What to leave out.
+pub type Excluded<'a> = &'a dyn Fn(&Path) -> bool;
+
+struct Collector<'a> {
+    version: PythonVersion,
+    prefix: PathBuf,
+    base: PathBuf,
+    excluded: Excluded<'a>,
+    /// By path with NUL in the place of `/`: so a directory comes right before what is in it.
+    found: BTreeMap<Vec<u8>, (Entry, Option<Content>)>,
+    remarks: Vec<String>,
+}
+
+/// Collects everything that this interpreter needs.
+pub fn collect(interpreter: &Interpreter, excluded: Excluded<'_>) -> Result<Source, Error> {
+    let canonical = |path: &Path| path.canonicalize().map_err(Error::io("find", path));
+    let prefix = canonical(&interpreter.prefix)?;
+    let base = canonical(&interpreter.base_prefix)?;
+    if is_system(&base) {
+        return Err(Error::Unsupported {
+            path: base,
+            reason: "a Python of the operating system cannot be packed by this version".to_owned(),
+        });
+    }
+    let name = format!("python{}", interpreter.version);
+    let mut collector = Collector {
+        version: interpreter.version,
+        base: base.clone(),
+        prefix: prefix.clone(),
+        excluded,
+        found: BTreeMap::new(),
+        remarks: Vec::new(),
+    };
+    let library = Path::new("lib").join(&name);
+    if prefix == base {
+        collector.add_tree(&base, Path::new(""), &|_| true)?;
+    } else {
+        let packages = library.join("site-packages");
+        let shared = reads_base_packages(&prefix);
+        collector.add_tree(&base, Path::new(""), &|path| {
+            let outside = shared || path == packages || !path.starts_with(&packages);
+            outside && !is_of_another_python(path, &name)
+        })?;
+        // Over the base's: what the environment has goes before.
+        collector.add_tree(&prefix, Path::new(""), &|path| {
+            path != Path::new("pyvenv.cfg")
+                && path != Path::new("lib64")
+                && !(path.starts_with("bin") && belongs_to_venv(path))
+        })?;
+    }
+    let python = format!("bin/{name}");
+    if !collector
+        .found
+        .contains_key(key(Path::new(&python)).as_slice())
+    {
+        return Err(Error::Unsupported {
+            path: base.join(&python),
+            reason: "there is no such interpreter in its prefix".to_owned(),
+        });
+    }
+    let (entries, contents) = collector.found.into_values().unzip();
+    Ok(Source {
+        entries,
+        contents,
+        python,
+        remarks: collector.remarks,
+    })
+}
+
+/// Of the operating system: its files lie among everybody's.
+fn is_system(base: &Path) -> bool {
+    matches!(base.as_os_str().as_bytes(), b"/usr" | b"/usr/local" | b"/")
+}
+
+/// `include-system-site-packages` of `pyvenv.cfg` (PEP 405).
+fn reads_base_packages(prefix: &Path) -> bool {
+    fs::read_to_string(prefix.join("pyvenv.cfg")).is_ok_and(|text| {
+        text.lines().any(|line| {
+            line.split_once('=').is_some_and(|(name, value)| {
+                name.trim() == "include-system-site-packages"
+                    && value.trim().eq_ignore_ascii_case("true")
+            })
+        })
+    })
+}
+
+/// Several Pythons may share a prefix.
+fn is_of_another_python(path: &Path, name: &str) -> bool {
+    let mut names = path.components();
+    let (first, second) = (names.next(), names.next());
+    let (Some(Component::Normal(first)), Some(Component::Normal(second))) = (first, second) else {
+        return false;
+    };
+    first == "lib"
+        && second != name
+        && second
+            .to_str()
+            .and_then(|second| second.strip_prefix("python3."))
+            .is_some_and(|minor| minor.bytes().all(|byte| byte.is_ascii_digit()))
+}
+
+/// Links to the base's interpreter, and scripts that name where the environment is.
+fn belongs_to_venv(path: &Path) -> bool {
+    path.file_name()
+        .and_then(|name| name.to_str())
+        .is_some_and(|name| {
+            name.to_lowercase().starts_with("activate")
+                || name == "deactivate.bat"
+                || name.strip_prefix("python").is_some_and(|rest| {
+                    rest.bytes()
+                        .all(|byte| byte.is_ascii_digit() || byte == b'.')
+                })
+        })
+}
+
+fn key(path: &Path) -> Vec<u8> {
+    path.as_os_str()
+        .as_bytes()
+        .iter()
+        .map(|&byte| if byte == b'/' { 0 } else { byte })
+        .collect()
+}
+
+impl Collector<'_> {
+    fn add_tree(
+        &mut self,
+        root: &Path,
+        at: &Path,
+        wanted: &dyn Fn(&Path) -> bool,
+    ) -> Result<(), Error> {
+        let excluded = self.excluded;
+        let walk = WalkDir::new(root)
+            .min_depth(1)
+            .sort_by_file_name()
+            .into_iter();
+        let relative = |path: &Path| at.join(path.strip_prefix(root).unwrap_or(path));
+        let walk = walk.filter_entry(|entry| {
+            let path = relative(entry.path());
+            wanted(&path) && !excluded(&path)
+        });
+        for entry in walk {
+            let entry = entry.map_err(|error| {
+                let path = error.path().unwrap_or(root).to_path_buf();
+                Error::io("read", &path)(error.into())
+            })?;
+            let path = relative(entry.path());
+            let metadata = entry
+                .metadata()
+                .map_err(|error| Error::io("read", entry.path())(error.into()))?;
+            self.add(entry.path(), &path, &metadata)?;
+        }
+        Ok(())
+    }
+
+    fn add(&mut self, file: &Path, path: &Path, metadata: &fs::Metadata) -> Result<(), Error> {
+        let mode = metadata.permissions().mode();
+        if metadata.is_dir() {
+            self.put(path, Kind::Directory, 0o755, None);
+        } else if metadata.is_symlink() {
+            self.add_link(file, path)?;
+        } else if metadata.is_file() {
+            let content = self.content(file, path, metadata)?;
+            let Some(content) = content else {
+                return Ok(());
+            };
+            let size = match &content {
+                Content::Made(bytes) => bytes.len() as u64,
+                Content::OnDisk(_) | Content::Patched(..) => metadata.len(),
+            };
+            // What its owner may do everybody may, but write: another user may run it.
+            let mode = if mode & 0o100 == 0 { 0o644 } else { 0o755 };
+            self.put(path, Kind::File(size), mode, Some(content));
+        }
+        // Sockets and devices are no part of a Python.
+        Ok(())
+    }
+
+    fn put(&mut self, path: &Path, kind: Kind, mode: u32, content: Option<Content>) {
+        let entry = Entry {
+            path: path.as_os_str().as_bytes().to_vec(),
+            kind,
+            mode,
+        };
+        self.found.insert(key(path), (entry, content));
+    }
+
+    /// A link within the tree becomes relative; what another one leads to is taken in its place.
+    fn add_link(&mut self, file: &Path, path: &Path) -> Result<(), Error> {
+        let target = fs::read_link(file).map_err(Error::io("read", file))?;
+        let inside = [&self.prefix, &self.base].into_iter().find_map(|root| {
+            let below = target.strip_prefix(root).ok()?;
+            let depth = path.components().count() - 1;
+            let mut relative = PathBuf::from("../".repeat(depth));
+            relative.push(below);
+            Some(relative)
+        });
+        let relative = if target.is_absolute() {
+            inside
+        } else {
+            stays_inside(path, &target).then(|| target.clone())
+        };
+        if let Some(relative) = relative {
+            self.put(
+                path,
+                Kind::Symlink(relative.into_os_string().into_vec()),
+                0o777,
+                None,
+            );
+            return Ok(());
+        }
+        match fs::metadata(file) {
+            Ok(metadata) if metadata.is_file() => self.add(file, path, &metadata),
+            Ok(metadata) if metadata.is_dir() => {
+                let real = file.canonicalize().map_err(Error::io("find", file))?;
+                self.put(path, Kind::Directory, 0o755, None);
+                self.remarks.push(format!(
+                    "`{}` is a link out of the environment: taken from `{}`",
+                    path.display(),
+                    real.display()
+                ));
+                self.add_tree(&real, path, &|_| true)
+            }
+            _ => {
+                self.remarks.push(format!(
+                    "`{}` is a link to nowhere (`{}`): left out",
+                    path.display(),
+                    target.display()
+                ));
+                Ok(())
+            }
+        }
+    }
+
+    /// Nothing for a file that is of no use on another machine.
+    fn content(
+        &mut self,
+        file: &Path,
+        path: &Path,
+        metadata: &fs::Metadata,
+    ) -> Result<Option<Content>, Error> {
+        let on_disk = || Content::OnDisk(file.to_path_buf());
+        let extension = path.extension().map(OsStrExt::as_bytes);
+        if extension == Some(b"pyc") {
+            return self.bytecode(file, path).map(|fate| match fate {
+                Bytecode::AsItIs => Some(on_disk()),
+                Bytecode::Stale => None,
+                Bytecode::Timed(at) => {
+                    let time = u32::try_from(MTIME)
+                        .expect("before 2106")
+                        .to_le_bytes()
+                        .to_vec();
+                    Some(Content::Patched(file.to_path_buf(), vec![(at, time)]))
+                }
+            });
+        }
+        if metadata.len() == 0 || extension == Some(b"py") {
+            return Ok(Some(on_disk()));
+        }
+        let in_bin = path.parent() == Some(Path::new("bin"));
+        let maybe_elf = metadata.mode() & 0o111 != 0 || path.to_string_lossy().contains(".so");
+        if !in_bin && !maybe_elf {
+            return Ok(Some(on_disk()));
+        }
+        let head = head(file, 4096)?;
+        if head.starts_with(b"\x7fELF") {
+            let patches = elf::relocate(file, path, &[&self.prefix, &self.base])?;
+            return Ok(Some(if patches.is_empty() {
+                on_disk()
+            } else {
+                Content::Patched(file.to_path_buf(), patches)
+            }));
+        }
+        if in_bin
+            && head.starts_with(b"#!")
+            && let Some(made) = self.script(file)?
+        {
+            return Ok(Some(Content::Made(made)));
+        }
+        Ok(Some(on_disk()))
+    }
+
+    /// A script that names its interpreter by the place of the environment finds it beside itself.
+    fn script(&self, file: &Path) -> Result<Option<Vec<u8>>, Error> {
+        let bytes = fs::read(file).map_err(Error::io("read", file))?;
+        let Some(end) = bytes.iter().position(|&byte| byte == b'\n') else {
+            return Ok(None);
+        };
+        let line = String::from_utf8_lossy(&bytes[2..end]).trim().to_owned();
+        let (line, rest) = if line == "/bin/sh" && bytes[end + 1..].starts_with(b"'''exec' ") {
+            // pip's own way around a long path: https://github.com/pypa/pip/blob/main/src/pip/_vendor/distlib/scripts.py
+            let second = &bytes[end + 1..];
+            let Some(after) = find(second, b"\n' '''\n") else {
+                return Ok(None);
+            };
+            let call = String::from_utf8_lossy(&second[9..after]).into_owned();
+            (
+                call.trim_matches('"')
+                    .split("\" ")
+                    .next()
+                    .unwrap_or("")
+                    .split(" \"$0\"")
+                    .next()
+                    .unwrap_or("")
+                    .to_owned(),
+                &second[after + 7..],
+            )
+        } else {
+            (line, &bytes[end + 1..])
+        };
+        let interpreter = line.split_whitespace().next().unwrap_or("");
+        let named = Path::new(interpreter);
+        let name = [&self.prefix, &self.base].into_iter().find_map(|root| {
+            let below = named.strip_prefix(root.join("bin")).ok()?;
+            below
+                .to_str()
+                .filter(|name| !name.contains('/'))
+                .map(str::to_owned)
+        });
+        let Some(name) = name.filter(|name| name.starts_with("python")) else {
+            return Ok(None);
+        };
+        let mut made = format!(
+            "#!/bin/sh\n'''exec' \"$(dirname -- \"$(realpath -- \"$0\")\")\"/'{name}' \"$0\" \"$@\"\n' '''\n"
+        )
+        .into_bytes();
+        made.extend_from_slice(rest);
+        Ok(Some(made))
+    }
+
+    fn bytecode(&self, file: &Path, path: &Path) -> Result<Bytecode, Error> {
+        let header = head(file, 16)?;
+        // PEP 552; before it there were no flags.
+        let time_at = if self.version >= (PythonVersion { major: 3, minor: 7 }) {
+            if header.get(4..8) != Some(&[0; 4]) {
+                return Ok(Bytecode::AsItIs);
+            }
+            8
+        } else {
+            4
+        };
+        let Some(source) = source_of(file) else {
+            return Ok(Bytecode::AsItIs);
+        };
+        let Ok(metadata) = fs::metadata(&source) else {
+            // Python does not look at it without its source: PEP 3147.
+            return Ok(if in_cache(path) {
+                Bytecode::Stale
+            } else {
+                Bytecode::AsItIs
+            });
+        };
+        let recorded = |at: usize| {
+            header
+                .get(at..at + 4)
+                .map(|bytes| u32::from_le_bytes(bytes.try_into().expect("four bytes")))
+        };
+        // Both are kept modulo 2**32.
+        #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+        let is_current = recorded(time_at) == Some(metadata.mtime() as u32)
+            && recorded(time_at + 4) == Some(metadata.len() as u32);
+        Ok(if is_current {
+            Bytecode::Timed(time_at as u64)
+        } else {
+            Bytecode::Stale
+        })
+    }
+}
+
+enum Bytecode {
+    AsItIs,
+    Stale,
+    /// Holds the time of its source, at this place.
+    Timed(u64),
+}
+
+fn in_cache(path: &Path) -> bool {
+    path.parent()
+        .and_then(Path::file_name)
+        .is_some_and(|name| name == "__pycache__")
+}
+
+/// `x/__pycache__/y.cpython-311.opt-1.pyc` comes from `x/y.py`.
+fn source_of(file: &Path) -> Option<PathBuf> {
+    if !in_cache(file) {
+        return None;
+    }
+    let name = file.file_name()?.as_bytes();
+    let stem = &name[..name.iter().position(|&byte| byte == b'.')?];
+    let mut source = file.parent()?.parent()?.as_os_str().to_owned();
+    source.push("/");
+    source.push(std::ffi::OsStr::from_bytes(stem));
+    source.push(".py");
+    Some(source.into())
+}
+
+fn stays_inside(path: &Path, target: &Path) -> bool {
+    let mut depth = path.components().count() - 1;
+    for component in target.components() {
+        match component {
+            Component::ParentDir if depth == 0 => return false,
+            Component::ParentDir => depth -= 1,
+            Component::CurDir => {}
+            _ => depth += 1,
+        }
+    }
+    true
+}
+
+fn head(file: &Path, length: u64) -> Result<Vec<u8>, Error> {
+    use std::io::Read as _;
+    let mut bytes = Vec::new();
+    fs::File::open(file)
+        .and_then(|opened| opened.take(length).read_to_end(&mut bytes))
+        .map_err(Error::io("read", file))?;
+    Ok(bytes)
+}
+
+fn find(haystack: &[u8], needle: &[u8]) -> Option<usize> {
+    haystack
+        .windows(needle.len())
+        .position(|window| window == needle)
+}

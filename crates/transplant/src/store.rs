@@ -1,0 +1,142 @@
+//! A directory of archives, each named by its digest, as HTMap's `transplants` expects them: beside
+//! `DIGEST` lies `DIGEST.pip`, the packages in it.
+//!
+//! An archive appears whole or not at all. What is still being written has a name that ends in
+//! `.pip`, because HTMap takes every other file for an archive.
+
+use std::fs;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+
+use crate::archive::{Archive, Digest};
+use crate::error::Error;
+use crate::manifest::Manifest;
+use crate::pack::{Packed, pack};
+use crate::source::Source;
+
+/// Writes an archive into `directory`, under its name. Two at once, or a kill at any moment, leave a
+/// whole archive or none.
+pub fn build(
+    directory: &Path,
+    manifest: &Manifest,
+    source: &Source,
+    level: i32,
+    progress: &(dyn Fn(u64) + Sync),
+) -> Result<(PathBuf, Packed), Error> {
+    fs::create_dir_all(directory).map_err(Error::io("make", directory))?;
+    let json = serde_json::to_vec(manifest).expect("text and lists of text");
+    let mut file = unfinished(directory)?;
+    let packed = pack(
+        &json,
+        &source.entries,
+        &source.contents,
+        &mut file,
+        level,
+        progress,
+    )?;
+    let path = directory.join(packed.digest.to_string());
+    let mut packages = unfinished(directory)?;
+    for line in &manifest.packages {
+        writeln!(packages, "{line}").map_err(Error::io("write", packages.path()))?;
+    }
+    // Packages first: HTMap reads them for every archive that it finds.
+    publish(packages, &path.with_extension("pip"))?;
+    publish(file, &path)?;
+    Ok((path, packed))
+}
+
+fn unfinished(directory: &Path) -> Result<tempfile::NamedTempFile, Error> {
+    tempfile::Builder::new()
+        .prefix(".making-")
+        .suffix(".pip")
+        .tempfile_in(directory)
+        .map_err(Error::io("write into", directory))
+}
+
+fn publish(file: tempfile::NamedTempFile, path: &Path) -> Result<(), Error> {
+    // HTCondor's daemons may have to read it, and it was made for its owner alone.
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o644);
+    file.as_file()
+        .set_permissions(mode)
+        .map_err(Error::io("write", path))?;
+    file.as_file()
+        .sync_all()
+        .map_err(Error::io("write", path))?;
+    file.persist(path)
+        .map_err(|error| Error::io("write", path)(error.error))?;
+    let directory = path.parent().unwrap_or(path);
+    fs::File::open(directory)
+        .and_then(|directory| directory.sync_all())
+        .map_err(Error::io("write", directory))
+}
+
+/// A file that is named like an archive, and what it holds, or why it is none.
+pub type Listed = (PathBuf, Result<Archive, Error>);
+
+/// Every archive of a directory, by name.
+pub fn list(directory: &Path) -> Result<Vec<Listed>, Error> {
+    let mut found = Vec::new();
+    let entries = match fs::read_dir(directory) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(found),
+        Err(error) => return Err(Error::io("read", directory)(error)),
+    };
+    for entry in entries {
+        let path = entry.map_err(Error::io("read", directory))?.path();
+        if path
+            .file_name()
+            .and_then(|name| name.to_str())
+            .is_some_and(is_digest)
+        {
+            let opened = Archive::open(&path).map(|(archive, _)| archive);
+            found.push((path, opened));
+        }
+    }
+    found.sort_by(|(one, _), (other, _)| one.cmp(other));
+    Ok(found)
+}
+
+fn is_digest(name: &str) -> bool {
+    name.len() == 64
+        && name
+            .bytes()
+            .all(|byte| byte.is_ascii_hexdigit() && !byte.is_ascii_uppercase())
+}
+
+/// The archive that is meant by a path, a digest, or the beginning of one.
+pub fn find(directory: &Path, name: &Path) -> Result<PathBuf, Error> {
+    if name.is_file() {
+        return Ok(name.to_path_buf());
+    }
+    let wrong = |reason: String| Error::Damaged {
+        path: name.to_path_buf(),
+        reason,
+    };
+    let start = name.to_str().unwrap_or_default();
+    let mut matching: Vec<PathBuf> = list(directory)?
+        .into_iter()
+        .map(|(path, _)| path)
+        .filter(|path| {
+            path.file_name()
+                .and_then(|name| name.to_str())
+                .is_some_and(|digest| digest.starts_with(start))
+        })
+        .collect();
+    match (matching.len(), start.is_empty()) {
+        (1, false) => Ok(matching.remove(0)),
+        (0, _) | (_, true) => Err(wrong(format!(
+            "there is neither such a file nor such a digest in `{}`",
+            directory.display()
+        ))),
+        (count, _) => Err(wrong(format!(
+            "{count} archives begin so: name more of the digest"
+        ))),
+    }
+}
+
+/// Whether the archive's name is its digest; one of another name says nothing.
+pub fn is_named_by(path: &Path, digest: Digest) -> bool {
+    path.file_name()
+        .and_then(|name| name.to_str())
+        .is_none_or(|name| !is_digest(name) || name == digest.to_string())
+}
