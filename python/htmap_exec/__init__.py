@@ -17,7 +17,6 @@ from .failures import (
     BinaryNotFound,
     BinaryUnusable,
     ComponentFailed,
-    DeliveryUnavailable,
     HtmapExecError,
     HTMapMissing,
     MapDirectoryError,
@@ -26,6 +25,7 @@ from .failures import (
     OutputMissing,
     SettingsError,
     ShippingError,
+    TransplantError,
 )
 from .map_directory import write_map
 from .outputs import load_output, report
@@ -34,7 +34,6 @@ __all__ = [
     "BinaryNotFound",
     "BinaryUnusable",
     "ComponentFailed",
-    "DeliveryUnavailable",
     "HTMapMissing",
     "HtmapExecError",
     "MapDirectoryError",
@@ -43,6 +42,7 @@ __all__ = [
     "OutputMissing",
     "SettingsError",
     "ShippingError",
+    "TransplantError",
     "enable",
     "explain",
     "load_output",

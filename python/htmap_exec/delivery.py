@@ -11,10 +11,10 @@ import platform
 import sys
 from typing import Any, Callable, Dict, List, NamedTuple, Optional, Tuple
 
-from . import exec_settings, layout
+from . import exec_settings, layout, transplants
 from .binary import check_machine, find_binary
 from .exec_settings import ExecSettings
-from .failures import DeliveryUnavailable, HtmapExecError, SettingsError
+from .failures import HtmapExecError, SettingsError
 from .shipping import ship_cloudpickle, submit_python
 
 # HTCondor's names of processors, where they are not those of `uname -m`.
@@ -57,7 +57,6 @@ class Method(NamedTuple):
     summary: str
     describe: Callable[[Context], List[Descriptor]]
     implies: Tuple[Requirement, ...] = ()
-    unavailable: Optional[str] = None
 
 
 def register(htmap: Any) -> None:
@@ -100,11 +99,12 @@ def _for_htmap(htmap: Any, method: Method, tag: str, map_dir: pathlib.Path) -> D
 
 def _set_up(htmap: Any, method: Method, tag: str, map_dir: pathlib.Path) -> None:
     """What a map directory needs before HTMap submits it."""
-    if method.unavailable is not None:
-        raise DeliveryUnavailable(f"delivery by `{method.name}`: {method.unavailable}")
     exec_settings.refuse_overridden(htmap.settings)
     # HTMap calls this first: whatever is wrong shows before there is a file.
-    descriptors(method, context(htmap, map_dir))
+    found = context(htmap, map_dir)
+    descriptors(method, found)
+    if method.name == "transplant":
+        transplants.prepare(map_dir, found.binary, htmap.settings)
     (map_dir / layout.RECORDS).mkdir(exist_ok=True)
     for name in layout.OUTPUT_DIRECTORIES:
         (map_dir / layout.SCRATCH / name).mkdir(parents=True, exist_ok=True)
@@ -261,7 +261,21 @@ def _about_image(setting: str, image: str) -> str:
 
 
 def _transplant(context: Context) -> List[Descriptor]:
-    return [Descriptor("universe", "vanilla", "runs on the node as it is, by a Python that is sent along")]
+    archive = transplants.of_map(context.map_dir, context.htmap_settings)
+    words = [*_run(context._replace(settings=context.settings._replace(PYTHON=None)))]
+    common = {each.name: each for each in _common(context)}
+    return [
+        Descriptor("universe", "vanilla", "runs on the node as it is, by a Python that is sent along"),
+        Descriptor(
+            "arguments",
+            _arguments([*words, "--transplant", transplants.name(archive)]),
+            "unpacks this Python into the scratch directory, and runs one component by it",
+        ),
+        common["transfer_input_files"]._replace(
+            value=[*common["transfer_input_files"].value, _literal(archive)],
+            reason=common["transfer_input_files"].reason + ". And the packed Python",
+        ),
+    ]
 
 
 METHODS = (
@@ -286,13 +300,7 @@ METHODS = (
         _container,
         (Requirement("HasContainer", "the node can run containers, by Docker or Apptainer"),),
     ),
-    Method(
-        "transplant",
-        "this Python is packed and sent along, for nodes that have none",
-        _transplant,
-        unavailable="this version of htmap-exec cannot bring a Python to the nodes; use `assume` or `shared` where "
-        "nodes have one, else `container` or `docker`",
-    ),
+    Method("transplant", "this Python is packed and sent along, for nodes that have none", _transplant),
 )
 
 

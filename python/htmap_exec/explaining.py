@@ -38,8 +38,7 @@ _FILE_TRANSFER = Requirement("HasFileTransfer", "the node can transfer files")
 def explain(delivery_method: Optional[str] = None) -> str:
     """What a delivery method (the setting DELIVERY_METHOD if none is named) adds to a job, and why, as text.
 
-    Raises HtmapExecError for an unknown one, and for what would keep a map from being submitted, except that a delivery
-    method which this version cannot serve is described, too.
+    Raises HtmapExecError for an unknown one, and for what would keep a map from being submitted.
     """
     from .enabling import load_htmap
 
@@ -54,8 +53,6 @@ def explain(delivery_method: Optional[str] = None) -> str:
 
 def _lines(htmap: Any, method: Method) -> Iterator[str]:
     yield f"Delivery by `{method.name}`: {method.summary}."
-    if method.unavailable is not None:
-        yield from _wrapped(f"NOT AVAILABLE: {method.unavailable}.", 0)
     context = delivery.context(htmap, pathlib.Path(_MAP_DIR))
     ours = {each.name.lower(): each for each in delivery.descriptors(method, context)}
     chosen = {name.lower() for name in htmap.settings.get("MAP_OPTIONS", default={})}

@@ -23,8 +23,8 @@ class OptionsError(HtmapExecError, ValueError):
     """A MapOptions holds something that no job can be made of."""
 
 
-class DeliveryUnavailable(HtmapExecError):
-    """A delivery method that this version cannot serve."""
+class TransplantError(HtmapExecError):
+    """This Python cannot be packed, to be brought to the nodes."""
 
 
 class HTMapMissing(HtmapExecError, ImportError):

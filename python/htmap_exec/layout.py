@@ -14,3 +14,5 @@ CLOUDPICKLE = "_htmap_cloudpickle.zip"
 # What HTCondor takes back, and a directory of the map's that holds them empty.
 OUTPUT_DIRECTORIES = ("_htmap_transfer", "_htmap_user_transfer")
 SCRATCH = "scratch"
+# Where the archive of a transplanted Python is: a path or an address, in a line.
+TRANSPLANT = "transplant"

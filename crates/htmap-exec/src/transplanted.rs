@@ -33,6 +33,12 @@ pub(crate) fn bring(archive: &Path, scratch: &Path) -> Brought {
             let mut environment: Vec<(OsString, Option<OsString>)> =
                 FOREIGN.iter().map(|&name| (name.into(), None)).collect();
             environment.push(("PATH".into(), Some(path)));
+            let libraries = scratch
+                .join(names::TRANSPLANT_DIR)
+                .join(transplant::LIBRARIES);
+            if libraries.is_dir() {
+                environment.push(("LD_LIBRARY_PATH".into(), Some(libraries.into_os_string())));
+            }
             Brought {
                 interpreters: Search::only(python, Origin::Transplant),
                 environment,

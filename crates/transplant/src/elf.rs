@@ -85,3 +85,46 @@ fn relative(directory: &str, path: &Path, roots: &[&PathBuf]) -> String {
     }
     directory.to_owned()
 }
+
+/// The libraries that a program or library names.
+pub(crate) fn needed(file: &Path) -> Result<Vec<String>, Error> {
+    let bytes = fs::read(file).map_err(Error::io("read", file))?;
+    Ok(Elf::parse(&bytes).map_or_else(
+        |_| Vec::new(),
+        |elf| elf.libraries.iter().map(|&name| name.to_owned()).collect(),
+    ))
+}
+
+/// Whether it belongs to the C library, whose parts only work with each other and the node's loader.
+pub(crate) fn is_of_libc(library: &str) -> bool {
+    const PARTS: [&str; 11] = [
+        "ld-linux",
+        "libc.so",
+        "libm.so",
+        "libpthread.so",
+        "libdl.so",
+        "librt.so",
+        "libutil.so",
+        "libresolv.so",
+        "libnsl.so",
+        "libmvec.so",
+        "libanl.so",
+    ];
+    PARTS.iter().any(|part| library.starts_with(part)) || library.starts_with("libnss_")
+}
+
+/// Where the loader of this machine finds it.
+pub(crate) fn find(library: &str) -> Option<PathBuf> {
+    let triplet = format!("{}-linux-gnu", std::env::consts::ARCH);
+    ["/lib", "/usr/lib"]
+        .iter()
+        .flat_map(|root| {
+            [
+                Path::new(root).join(&triplet),
+                PathBuf::from(format!("{root}64")),
+                PathBuf::from(root),
+            ]
+        })
+        .map(|directory| directory.join(library))
+        .find(|path| path.is_file())
+}

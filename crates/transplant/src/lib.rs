@@ -12,13 +12,15 @@ mod pack;
 mod source;
 mod store;
 mod tree;
+mod unchanged;
 mod unpack;
 
 pub use archive::{Archive, Digest};
 pub use error::Error;
 pub use manifest::Manifest;
 pub use pack::{Packed, pack};
-pub use source::{Excluded, Source, collect};
+pub use source::{Excluded, LIBRARIES, Source, collect};
 pub use store::{Listed, build, find, is_named_by, list};
 pub use tree::{Content, Entry, Kind};
+pub use unchanged::{fingerprint, recall, remember};
 pub use unpack::{Unpacked, unpack, verify};

@@ -48,6 +48,9 @@ impl Source {
     }
 }
 
+/// Where libraries of the operating system lie below the root; the loader is told by LD_LIBRARY_PATH.
+pub const LIBRARIES: &str = "lib/htmap-exec";
+
 /// What to leave out.
 pub type Excluded<'a> = &'a dyn Fn(&Path) -> bool;
 
@@ -66,12 +69,6 @@ pub fn collect(interpreter: &Interpreter, excluded: Excluded<'_>) -> Result<Sour
     let canonical = |path: &Path| path.canonicalize().map_err(Error::io("find", path));
     let prefix = canonical(&interpreter.prefix)?;
     let base = canonical(&interpreter.base_prefix)?;
-    if is_system(&base) {
-        return Err(Error::Unsupported {
-            path: base,
-            reason: "a Python of the operating system cannot be packed by this version".to_owned(),
-        });
-    }
     let name = format!("python{}", interpreter.version);
     let mut collector = Collector {
         version: interpreter.version,
@@ -82,22 +79,36 @@ pub fn collect(interpreter: &Interpreter, excluded: Excluded<'_>) -> Result<Sour
         remarks: Vec::new(),
     };
     let library = Path::new("lib").join(&name);
-    if prefix == base {
-        collector.add_tree(&base, Path::new(""), &|_| true)?;
+    let packages = library.join("site-packages");
+    let in_venv = prefix != base;
+    let shared = !in_venv || reads_base_packages(&prefix);
+    let mut debian = false;
+    if is_system(&base) {
+        debian = base.join("lib/python3/dist-packages").is_dir();
+        collector.add_system(&base, &name, shared)?;
     } else {
-        let packages = library.join("site-packages");
-        let shared = reads_base_packages(&prefix);
         collector.add_tree(&base, Path::new(""), &|path| {
             let outside = shared || path == packages || !path.starts_with(&packages);
-            outside && !is_of_another_python(path, &name)
+            outside && !(in_venv && is_of_another_python(path, &name))
         })?;
+    }
+    if in_venv {
         // Over the base's: what the environment has goes before.
         collector.add_tree(&prefix, Path::new(""), &|path| {
             path != Path::new("pyvenv.cfg")
                 && path != Path::new("lib64")
                 && !(path.starts_with("bin") && belongs_to_venv(path))
+                && !(debian && path.starts_with(&packages))
         })?;
+        let own = prefix.join(&packages);
+        if debian && own.is_dir() {
+            // Debian's Python looks for packages there, and not in site-packages.
+            let place = Path::new("local").join(&library).join("dist-packages");
+            collector.add_parents(&place);
+            collector.add_tree(&own, &place, &|_| true)?;
+        }
     }
+    collector.add_libraries()?;
     let python = format!("bin/{name}");
     if !collector
         .found
@@ -115,6 +126,28 @@ pub fn collect(interpreter: &Interpreter, excluded: Excluded<'_>) -> Result<Sour
         python,
         remarks: collector.remarks,
     })
+}
+
+/// The directories and files that [`collect`] looks at.
+pub(crate) fn roots(interpreter: &Interpreter) -> Vec<PathBuf> {
+    let base = &interpreter.base_prefix;
+    let mut roots = if is_system(base) {
+        let name = format!("python{}", interpreter.version);
+        vec![
+            base.join("bin").join(&name),
+            base.join("lib").join(&name),
+            base.join("lib64").join(&name),
+            base.join("lib/python3"),
+            base.join("local/lib").join(&name),
+        ]
+    } else {
+        vec![base.clone()]
+    };
+    if interpreter.prefix != *base {
+        roots.push(interpreter.prefix.clone());
+    }
+    roots.retain(|root| root.exists());
+    roots
 }
 
 /// Of the operating system: its files lie among everybody's.
@@ -163,6 +196,10 @@ fn belongs_to_venv(path: &Path) -> bool {
         })
 }
 
+fn is_link(path: &Path) -> bool {
+    fs::symlink_metadata(path).is_ok_and(|metadata| metadata.is_symlink())
+}
+
 fn key(path: &Path) -> Vec<u8> {
     path.as_os_str()
         .as_bytes()
@@ -172,6 +209,90 @@ fn key(path: &Path) -> Vec<u8> {
 }
 
 impl Collector<'_> {
+    /// Of a Python whose files lie among everybody's, those that are its.
+    fn add_system(&mut self, base: &Path, name: &str, with_packages: bool) -> Result<(), Error> {
+        self.add_parents(Path::new("bin/x"));
+        let program = base.join("bin").join(name);
+        let metadata = fs::metadata(&program).map_err(Error::io("read", &program))?;
+        self.add(&program, &Path::new("bin").join(name), &metadata)?;
+        let mut places: Vec<PathBuf> =
+            vec![Path::new("lib").join(name), Path::new("lib64").join(name)];
+        if with_packages {
+            places.extend(
+                ["lib/python3/dist-packages", "lib/python3/site-packages"].map(PathBuf::from),
+            );
+            places.push(Path::new("local/lib").join(name).join("dist-packages"));
+        }
+        for place in places {
+            let from = base.join(&place);
+            // /usr/lib64 is /usr/lib on some systems.
+            if from.is_dir() && !(place.starts_with("lib64") && is_link(&base.join("lib64"))) {
+                self.add_parents(&place.join("x"));
+                self.add_tree(&from, &place, &|path| {
+                    with_packages
+                        || !path.components().any(|part| {
+                            part.as_os_str() == "dist-packages"
+                                || part.as_os_str() == "site-packages"
+                        })
+                })?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The directories above a path.
+    fn add_parents(&mut self, path: &Path) {
+        let parents: Vec<&Path> = path
+            .ancestors()
+            .skip(1)
+            .filter(|parent| !parent.as_os_str().is_empty())
+            .collect();
+        for parent in parents.into_iter().rev() {
+            self.put(parent, Kind::Directory, 0o755, None);
+        }
+    }
+
+    /// Libraries of the operating system that the Python of the operating system needs, but for the C
+    /// library: a node has its own, and no two fit together.
+    fn add_libraries(&mut self) -> Result<(), Error> {
+        if !is_system(&self.base) {
+            return Ok(());
+        }
+        let mut waiting: Vec<PathBuf> = self
+            .found
+            .values()
+            .filter_map(|(entry, content)| match content {
+                Some(Content::OnDisk(path) | Content::Patched(path, _))
+                    if entry.path.starts_with(b"bin/python")
+                        || path.to_string_lossy().contains("lib-dynload") =>
+                {
+                    Some(path.clone())
+                }
+                _ => None,
+            })
+            .collect();
+        while let Some(file) = waiting.pop() {
+            for library in elf::needed(&file)? {
+                let place = Path::new(LIBRARIES).join(&library);
+                if elf::is_of_libc(&library) || self.found.contains_key(&key(&place)) {
+                    continue;
+                }
+                let Some(found) = elf::find(&library) else {
+                    self.remarks.push(format!(
+                        "`{}` needs `{library}`, which is not found here",
+                        file.display()
+                    ));
+                    continue;
+                };
+                self.add_parents(&place);
+                let metadata = fs::metadata(&found).map_err(Error::io("read", &found))?;
+                self.add(&found, &place, &metadata)?;
+                waiting.push(found);
+            }
+        }
+        Ok(())
+    }
+
     fn add_tree(
         &mut self,
         root: &Path,

@@ -60,6 +60,27 @@ fn build(options: &TransplantBuild) -> anyhow::Result<()> {
             glob::Pattern::new(pattern).with_context(|| format!("`{pattern}` is no pattern"))
         })
         .collect::<anyhow::Result<Vec<_>>>()?;
+    let how = format!("level {} exclude {:?}", options.level, options.exclude);
+    let fingerprint = transplant::fingerprint(&interpreter, &how)?;
+    let cache = cache();
+    let recalled = cache
+        .as_ref()
+        .and_then(|cache| transplant::recall(cache, fingerprint, &directory));
+    if let Some(path) = recalled {
+        let (archive, _) = Archive::open(&path)?;
+        let mut out = io::stdout().lock();
+        if options.json {
+            writeln!(out, "{}", describe(&path, &archive))?;
+        } else {
+            writeln!(out, "{}", path.display())?;
+            writeln!(
+                io::stderr(),
+                "nothing to do: no file of `{}` has changed since this archive was built",
+                interpreter.prefix.display()
+            )?;
+        }
+        return Ok(());
+    }
     let source = transplant::collect(&interpreter, &|path| {
         patterns.iter().any(|pattern| pattern.matches_path(path))
     })?;
@@ -86,6 +107,14 @@ fn build(options: &TransplantBuild) -> anyhow::Result<()> {
             bar.inc(bytes);
         })?;
     bar.finish_and_clear();
+    if let Some(cache) = &cache
+        && let Err(error) = transplant::remember(cache, fingerprint, packed.digest)
+    {
+        tracing::warn!(
+            "cannot remember the archive in `{}`: {error}",
+            cache.display()
+        );
+    }
     let mut out = io::stdout().lock();
     if options.json {
         writeln!(
@@ -115,6 +144,17 @@ fn build(options: &TransplantBuild) -> anyhow::Result<()> {
         )?;
     }
     Ok(())
+}
+
+/// What is known about environments that were packed.
+fn cache() -> Option<PathBuf> {
+    let set = |name| {
+        std::env::var_os(name)
+            .filter(|value| !value.is_empty())
+            .map(PathBuf::from)
+    };
+    let cache = set("XDG_CACHE_HOME").or_else(|| set("HOME").map(|home| home.join(".cache")))?;
+    Some(cache.join("htmap-exec/transplants"))
 }
 
 fn list(directory: &Path, as_json: bool) -> anyhow::Result<()> {
