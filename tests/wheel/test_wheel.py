@@ -78,11 +78,8 @@ def prefix(request: pytest.FixtureRequest, wheel: Path, tmp_path_factory: pytest
     made = tmp_path_factory.mktemp(f"prefix-{python}")
     subprocess.run([python.path, "-m", "venv", "--without-pip", made], check=True)
     # This one's pip: it knows the machine's settings, and venv brings an older one.
-    subprocess.run(
-        [python.path, "-m", "pip", "--quiet", "--disable-pip-version-check"]
-        + ["--python", made / "bin/python", "install", wheel],
-        check=True,
-    )
+    pip = [python.path, "-m", "pip", "--quiet", "--disable-pip-version-check"]
+    subprocess.run([*pip, "--python", made / "bin/python", "install", wheel], check=True)
     yield made
     shutil.rmtree(made)
 
@@ -164,9 +161,9 @@ def test_a_map(prefix: Path, tmp_path: Path) -> None:
 def test_its_types_reach_who_uses_it(prefix: Path, tmp_path: Path, source: str, status: int) -> None:
     (tmp_path / "use.py").write_text(source)
     # Elsewhere than the checkout, whose settings and sources it must not see.
+    mypy = [sys.executable, "-m", "mypy", "--strict", "--cache-dir", tmp_path / "cache"]
     done = subprocess.run(
-        [sys.executable, "-m", "mypy", "--strict", "--python-executable", prefix / "bin/python"]
-        + ["--cache-dir", tmp_path / "cache", "use.py"],
+        [*mypy, "--python-executable", prefix / "bin/python", "use.py"],
         cwd=tmp_path,
         env={key: value for key, value in os.environ.items() if key not in ("MYPYPATH", "PYTHONPATH")},
         text=True,
