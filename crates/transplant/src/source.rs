@@ -6,6 +6,7 @@
 //! `.pyc` files; each is made to fit wherever the tree will lie.
 
 use std::collections::BTreeMap;
+use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::ffi::{OsStrExt, OsStringExt as _};
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
@@ -14,6 +15,7 @@ use std::path::{Component, Path, PathBuf};
 use htmap_exec_interpreter::{Interpreter, PythonVersion};
 use walkdir::WalkDir;
 
+use crate::editable;
 use crate::elf;
 use crate::error::Error;
 use crate::pack::MTIME;
@@ -50,6 +52,9 @@ impl Source {
 
 /// Where libraries of the operating system lie below the root; the loader is told by LD_LIBRARY_PATH.
 pub const LIBRARIES: &str = "lib/htmap-exec";
+
+/// Where the sources of editable installs lie below the root.
+const EDITABLE: &str = "lib/htmap-exec-editable";
 
 /// What to leave out.
 pub type Excluded<'a> = &'a dyn Fn(&Path) -> bool;
@@ -108,6 +113,7 @@ pub fn collect(interpreter: &Interpreter, excluded: Excluded<'_>) -> Result<Sour
             collector.add_tree(&own, &place, &|_| true)?;
         }
     }
+    collector.bundle_editables()?;
     collector.add_libraries()?;
     let python = format!("bin/{name}");
     if !collector
@@ -146,8 +152,41 @@ pub(crate) fn roots(interpreter: &Interpreter) -> Vec<PathBuf> {
     if interpreter.prefix != *base {
         roots.push(interpreter.prefix.clone());
     }
+    roots.extend(editable_sources(interpreter));
     roots.retain(|root| root.exists());
     roots
+}
+
+/// Outside of the prefix, and yet part of the environment.
+fn editable_sources(interpreter: &Interpreter) -> Vec<PathBuf> {
+    let outside = |path: &Path| {
+        !path.starts_with(&interpreter.prefix) && !path.starts_with(&interpreter.base_prefix)
+    };
+    let mut found = Vec::new();
+    for directory in &interpreter.sys_path {
+        // A line of a `.pth` file has become a part of the path already.
+        if outside(directory) && directory.is_dir() {
+            found.push(directory.clone());
+        }
+        for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
+            let name = entry.file_name();
+            if name.to_str().is_some_and(|name| {
+                name.starts_with("__editable___") && name.ends_with("_finder.py")
+            }) {
+                let mapping = fs::read_to_string(entry.path())
+                    .ok()
+                    .and_then(|text| editable::mapping(&text));
+                for (_, source) in mapping.unwrap_or_default() {
+                    found.push(if source.is_dir() {
+                        source
+                    } else {
+                        source.with_extension("py")
+                    });
+                }
+            }
+        }
+    }
+    found
 }
 
 /// Of the operating system: its files lie among everybody's.
@@ -238,6 +277,103 @@ impl Collector<'_> {
             }
         }
         Ok(())
+    }
+
+    /// Sources of editable installs come along, and the files that point to them point into the tree.
+    fn bundle_editables(&mut self) -> Result<(), Error> {
+        let is_pth = |entry: &Entry| {
+            let path = Path::new(OsStr::from_bytes(&entry.path));
+            let directory = path.parent().and_then(Path::file_name);
+            path.extension().is_some_and(|extension| extension == "pth")
+                && directory.is_some_and(|name| name == "site-packages" || name == "dist-packages")
+        };
+        let files: Vec<(PathBuf, PathBuf)> = self
+            .found
+            .values()
+            .filter_map(|(entry, content)| match content {
+                Some(Content::OnDisk(file)) if is_pth(entry) => {
+                    Some((PathBuf::from(OsStr::from_bytes(&entry.path)), file.clone()))
+                }
+                _ => None,
+            })
+            .collect();
+        let mut bundled = 0;
+        for (path, file) in files {
+            let text = fs::read_to_string(&file).map_err(Error::io("read", &file))?;
+            let site = path.parent().unwrap_or(&path).to_path_buf();
+            let mut lines = Vec::new();
+            let mut changed = false;
+            for line in text.lines() {
+                match editable::line(line) {
+                    editable::Line::Directory(source)
+                        if self.is_outside(&source) && source.is_dir() =>
+                    {
+                        let place = PathBuf::from(format!("{EDITABLE}/{bundled}"));
+                        bundled += 1;
+                        self.add_parents(&place.join("x"));
+                        self.add_source(&source, &place)?;
+                        let up = "../".repeat(site.components().count());
+                        lines.push(format!("{up}{}", place.display()));
+                        changed = true;
+                    }
+                    editable::Line::Finder(module) => {
+                        self.bundle_mapped(&site, &file, &module)?;
+                        changed = true;
+                    }
+                    _ => lines.push(line.to_owned()),
+                }
+            }
+            if changed {
+                let made = lines.join("\n").into_bytes();
+                self.put(
+                    &path,
+                    Kind::File(made.len() as u64),
+                    0o644,
+                    Some(Content::Made(made)),
+                );
+            }
+        }
+        Ok(())
+    }
+
+    /// What setuptools' finder would find elsewhere, in the place of the finder.
+    fn bundle_mapped(&mut self, site: &Path, pth: &Path, module: &str) -> Result<(), Error> {
+        let finder = pth.with_file_name(format!("{module}.py"));
+        let text = fs::read_to_string(&finder).map_err(Error::io("read", &finder))?;
+        let mapping = editable::mapping(&text).ok_or_else(|| Error::Unsupported {
+            path: finder.clone(),
+            reason: "it is no finder of setuptools that this version knows".to_owned(),
+        })?;
+        for (name, source) in mapping {
+            let place = site.join(name.replace('.', "/"));
+            self.add_parents(&place);
+            if source.is_dir() {
+                self.put(&place, Kind::Directory, 0o755, None);
+                self.add_source(&source, &place)?;
+            } else {
+                let file = source.with_extension("py");
+                let metadata = fs::metadata(&file).map_err(Error::io("read", &file))?;
+                self.add(&file, &place.with_extension("py"), &metadata)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn add_source(&mut self, source: &Path, place: &Path) -> Result<(), Error> {
+        self.remarks.push(format!(
+            "an editable install: `{}` is taken along",
+            source.display()
+        ));
+        let (prefix, source) = (self.prefix.clone(), source.to_path_buf());
+        self.put(place, Kind::Directory, 0o755, None);
+        self.add_tree(&source, place, &|path| {
+            let real = path.strip_prefix(place).map(|below| source.join(below));
+            !editable::is_development(path) && real.is_ok_and(|real| real != prefix)
+        })
+    }
+
+    fn is_outside(&self, path: &Path) -> bool {
+        !path.starts_with(&self.prefix) && !path.starts_with(&self.base)
     }
 
     /// The directories above a path.
@@ -559,7 +695,7 @@ fn source_of(file: &Path) -> Option<PathBuf> {
     let stem = &name[..name.iter().position(|&byte| byte == b'.')?];
     let mut source = file.parent()?.parent()?.as_os_str().to_owned();
     source.push("/");
-    source.push(std::ffi::OsStr::from_bytes(stem));
+    source.push(OsStr::from_bytes(stem));
     source.push(".py");
     Some(source.into())
 }
