@@ -19,7 +19,7 @@ use crate::editable;
 use crate::elf;
 use crate::error::Error;
 use crate::pack::MTIME;
-use crate::tree::{Content, Entry, Kind};
+use crate::tree::{Content, Entry, Kind, refusal};
 
 /// A tree that is ready to be packed.
 #[derive(Debug)]
@@ -109,7 +109,7 @@ pub fn collect(interpreter: &Interpreter, excluded: Excluded<'_>) -> Result<Sour
         if debian && own.is_dir() {
             // Debian's Python looks for packages there, and not in site-packages.
             let place = Path::new("local").join(&library).join("dist-packages");
-            collector.add_parents(&place);
+            collector.add_parents(&place.join("x"));
             collector.add_tree(&own, &place, &|_| true)?;
         }
     }
@@ -125,7 +125,14 @@ pub fn collect(interpreter: &Interpreter, excluded: Excluded<'_>) -> Result<Sour
             reason: "there is no such interpreter in its prefix".to_owned(),
         });
     }
-    let (entries, contents) = collector.found.into_values().unzip();
+    let (entries, contents): (Vec<Entry>, _) = collector.found.into_values().unzip();
+    // What a node would refuse must not be packed.
+    if let Some(reason) = refusal(&entries) {
+        return Err(Error::Unsupported {
+            path: prefix,
+            reason,
+        });
+    }
     Ok(Source {
         entries,
         contents,
