@@ -11,7 +11,7 @@ import platform
 import sys
 from typing import Any, Callable, Dict, List, NamedTuple, Optional, Tuple
 
-from . import exec_settings, layout, transplants
+from . import exec_settings, layout, packing
 from .binary import check_machine, find_binary
 from .exec_settings import ExecSettings
 from .failures import HtmapExecError, SettingsError
@@ -104,7 +104,7 @@ def _set_up(htmap: Any, method: Method, tag: str, map_dir: pathlib.Path) -> None
     found = context(htmap, map_dir)
     descriptors(method, found)
     if method.name == "transplant":
-        transplants.prepare(map_dir, found.binary, htmap.settings)
+        packing.prepare(map_dir, found.binary, htmap.settings)
     (map_dir / layout.RECORDS).mkdir(exist_ok=True)
     for name in layout.OUTPUT_DIRECTORIES:
         (map_dir / layout.SCRATCH / name).mkdir(parents=True, exist_ok=True)
@@ -261,14 +261,14 @@ def _about_image(setting: str, image: str) -> str:
 
 
 def _transplant(context: Context) -> List[Descriptor]:
-    archive = transplants.of_map(context.map_dir, context.htmap_settings)
+    archive = packing.of_map(context.map_dir, context.htmap_settings)
     words = [*_run(context._replace(settings=context.settings._replace(PYTHON=None)))]
     common = {each.name: each for each in _common(context)}
     return [
         Descriptor("universe", "vanilla", "runs on the node as it is, by a Python that is sent along"),
         Descriptor(
             "arguments",
-            _arguments([*words, "--transplant", transplants.name(archive)]),
+            _arguments([*words, "--transplant", packing.name(archive)]),
             "unpacks this Python into the scratch directory, and runs one component by it",
         ),
         common["transfer_input_files"]._replace(

@@ -99,8 +99,27 @@ def test_no_image(submission: Submission, enabled: Any, method: str, setting: st
         submission("one", method)
 
 
-def test_transplant_is_refused(submission: Submission) -> None:
-    with pytest.raises(htmap_exec.DeliveryUnavailable, match="`assume` or `shared`"):
+def test_transplant(submission: Submission, enabled: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "my python.tar.zst").write_bytes(b"")
+    enabled.settings["TRANSPLANT.ALTERNATE_INPUT_PATH"] = str(tmp_path / "my python.tar.zst")
+    enabled.settings["EXEC.PYTHON"] = "/not/this/one"
+    descriptors, _ = submission("one", "transplant")
+    assert descriptors["arguments"] == f"\"run --submit-python {SUBMIT} --transplant 'my python.tar.zst' $(component)\""
+    assert inputs(descriptors)[:4] == [
+        "_htmap_cloudpickle.zip",
+        "_htmap_transfer",
+        "_htmap_user_transfer",
+        "my python.tar.zst",
+    ]
+    enabled.settings["TRANSPLANT.ALTERNATE_INPUT_PATH"] = "osdf:///origin/env-1.tar.zst?pack=auto"
+    descriptors, _ = submission("two", "transplant")
+    assert "--transplant env-1.tar.zst" in descriptors["arguments"]
+    assert "osdf:///origin/env-1.tar.zst?pack=auto" in descriptors["transfer_input_files"]
+
+
+def test_a_python_that_cannot_be_packed(submission: Submission, binary: Path) -> None:
+    binary.write_text("#!/bin/sh\necho 'htmap-exec: error: no room' >&2\nexit 1\n")
+    with pytest.raises(htmap_exec.TransplantError, match="cannot be transplanted: htmap-exec: error: no room"):
         submission("one", "transplant")
 
 

@@ -131,7 +131,7 @@ def test_what_could_keep_a_job_idle() -> None:
         ({"EXEC.BINARY": "/no/such"}, htmap_exec.BinaryNotFound),
         ({"EXEC.TIMEOUT": "soon"}, htmap_exec.SettingsError),
         ({"EXEC.ARCH": "riscv64"}, htmap_exec.BinaryUnusable),
-        ({"DELIVERY_METHOD": "transplant"}, htmap_exec.DeliveryUnavailable),
+        ({"DELIVERY_METHOD": "transplant", "TRANSPLANT.ASSUME_EXISTS": True}, htmap_exec.SettingsError),
         ({"DELIVERY_METHOD": "dokcer"}, htmap.exceptions.UnknownPythonDeliveryMethod),
     ],
 )
