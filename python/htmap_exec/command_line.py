@@ -4,6 +4,7 @@ The group is not run by click's own `main()`, which turns Ctrl-C and a closed pi
 completion goes there.
 """
 
+import importlib
 import os
 import sys
 import warnings
@@ -83,10 +84,8 @@ def _explain() -> Any:
     @click.option("--delivery", metavar="NAME", help="The delivery method (defaults to the setting DELIVERY_METHOD).")
     def explain(delivery: Optional[str]) -> None:
         """Print what a map would be submitted with, and why."""
-        import htmap_exec
-
-        # Not there before the package can explain itself.
-        click.echo(vars(htmap_exec)["explain"](delivery))
+        htmap_exec: Any = importlib.import_module("htmap_exec")
+        click.echo(htmap_exec.explain(delivery))
 
     return explain
 

@@ -109,10 +109,12 @@ class _Corrections:
         # Before 8.2 click shows the members of an enumeration by their repr.
         status = _parameter(commands["components"], "status")
         status.type = self.click.Choice([str(each) for each in self.htmap.ComponentStatus], case_sensitive=False)
-        rerun = commands["rerun"].commands["components"]
-        rerun.callback = self.rerun_components
-        # Without any, HTMap says that it reran them.
-        _parameter(rerun, "components").required = True
+        rerun = commands["rerun"].commands
+        rerun["map"].callback = functools.partial(self.rerun_map, rerun["map"].callback)
+        components = rerun["components"]
+        components.callback = self.rerun_components
+        # Without any, HTMap submits a map of none.
+        _parameter(components, "components").required = True
         if _has_shell_complete():
             commands["autocompletion"].callback = self.autocompletion
         self.tags_of_arguments()
@@ -240,9 +242,15 @@ class _Corrections:
         Path(self.htmap.settings["TRANSPLANT.DIR"]).mkdir(parents=True, exist_ok=True)
         original()
 
+    def rerun_map(self, original: Callable[..., None], **arguments: Any) -> None:
+        """HTMap deletes the outputs before it looks for a scheduler."""
+        self.htmap.condor.get_schedd()
+        original(**arguments)
+
     def rerun_components(self, tag: str, components: Any) -> None:
         """HTMap says that it reran what it refused to, and ends with status 0."""
         m = self.cli._cli_load(tag)
+        self.htmap.condor.get_schedd()
         which = " ".join(map(str, components))
         with self.cli.make_spinner(f"Rerunning components {which} of map {tag} ...") as spinner:
             m.rerun(components)
