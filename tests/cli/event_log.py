@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import datetime
+import gzip
 import json
+import pickle
+import types
 import uuid
 from collections.abc import Sequence
 from pathlib import Path
@@ -43,7 +47,7 @@ def double(x: int) -> int:
 
 
 def write(htmap_dir: Path, tag: str, statuses: Sequence[str], *, transient: bool = False) -> Path:
-    """A map whose components have come to these statuses; those that ended have no output yet."""
+    """A map whose components have come to these statuses, with what each of them leaves behind."""
     uid = str(uuid.uuid4())
     directory = htmap_exec.write_map(htmap_dir / "maps" / uid, double, range(len(statuses)))
     (htmap_dir / "tags").mkdir(exist_ok=True)
@@ -53,18 +57,42 @@ def write(htmap_dir: Path, tag: str, statuses: Sequence[str], *, transient: bool
     (directory / "cluster_ids").write_text("17\n")
     if transient:
         (directory / "transient").touch()
-    (directory / "events").touch()
     for component in range(len(statuses)):
-        happens(directory, component, _SUBMITTED)
+        _log(directory, component, _SUBMITTED)
     for component, status in enumerate(statuses):
-        happens(directory, component, _EVENTS[status])
+        comes_to(directory, component, status)
     return directory
 
 
-def happens(directory: Path, component: int, events: str) -> None:
+def comes_to(directory: Path, component: int, status: str) -> None:
+    if status == "COMPLETED":
+        _output(directory, component, "OK", 2 * component)
+    elif status == "ERRORED":
+        _output(directory, component, "ERR", _error(component))
+    if status in ("COMPLETED", "ERRORED"):
+        for stream in ("stdout", "stderr"):
+            (directory / "logs" / f"{component}.{stream}").write_text(f"the {stream} of {component}\n")
+        (directory / "output_files" / str(component)).mkdir()
+    _log(directory, component, _EVENTS[status])
+
+
+def _log(directory: Path, component: int, events: str) -> None:
     with (directory / "events").open("a") as log:
         log.write(events.format(job=f"017.{component:03d}.000", component=component))
 
 
-def terminates(directory: Path, component: int) -> None:
-    happens(directory, component, _TERMINATED)
+def _output(directory: Path, component: int, status: str, value: object) -> None:
+    with gzip.open(directory / "outputs" / f"{component}.out", "wb") as file:
+        pickle.dump(status, file)
+        pickle.dump(value, file)
+
+
+def _error(component: int) -> object:
+    return types.SimpleNamespace(
+        component=component,
+        exception_msg=f"ValueError: {component} is too odd",
+        node_info=("node", "192.0.2.1", datetime.datetime(2024, 3, 1, 10), "submitter"),
+        python_info=("/usr/bin/python3", "3.11.2", "cloudpickle==3.1.2"),
+        scratch_dir_contents=["/scratch/func"],
+        stack_summary=[],
+    )
