@@ -75,6 +75,8 @@ class Commands:
 
 @pytest.fixture
 def command(tmp_path: Path) -> Commands:
+    # HTMap keeps maps by their tags, those that another process has removed as well.
+    htmap.maps.MAPS.clear()
     return Commands(tmp_path / "htmap")
 
 
