@@ -1,68 +1,299 @@
-"""HTMap's delivery methods, run by htmap-exec.
+"""HTMap's delivery methods, run by htmap-exec: the submit descriptors of each, and why each descriptor is there.
 
 HTMap adds each map's own files to the very list that a delivery method gave it. So descriptors are made anew for every
 map: a list that outlives its map would send that map's `func` along with the next one.
 """
 
+import functools
 import os
 import pathlib
+import platform
 import sys
-from typing import Any, Dict, List, Tuple
+from typing import Any, Callable, Dict, List, NamedTuple, Optional, Tuple
 
-from . import names
-from .errors import HtmapExecError
+from . import exec_settings, layout
+from .binary import check_machine, find_binary
+from .exec_settings import ExecSettings
+from .failures import DeliveryUnavailable, HtmapExecError, SettingsError
 from .shipping import ship_cloudpickle, submit_python
 
+# HTCondor's names of processors, where they are not those of `uname -m`.
+_ARCH = {"x86_64": "X86_64"}
 
-def register(htmap: Any, binary: str) -> None:
+_COMPONENT = "$(component)"
+
+# https://htmap.readthedocs.io/en/latest/settings.html
+_HTMAPS_IMAGE = "htcondor/htmap-exec:v0.6.1"
+
+
+class Descriptor(NamedTuple):
+    """A submit descriptor, and why a delivery method sets it."""
+
+    name: str
+    value: Any
+    reason: str
+
+
+class Requirement(NamedTuple):
+    """What an execute node has to offer, or a component stays idle."""
+
+    expression: str
+    meaning: str
+
+
+class Context(NamedTuple):
+    """What the descriptors of a map depend on."""
+
+    map_dir: pathlib.Path
+    htmap_settings: Any
+    settings: ExecSettings
+    binary: str
+
+
+class Method(NamedTuple):
+    """A delivery method: what it is for, its own descriptors, and what HTCondor then requires of nodes by itself."""
+
+    name: str
+    summary: str
+    describe: Callable[[Context], List[Descriptor]]
+    implies: Tuple[Requirement, ...] = ()
+    unavailable: Optional[str] = None
+
+
+def register(htmap: Any) -> None:
     """Register the delivery methods with HTMap, in place of its own ones of the same names."""
-
-    def assume(tag: str, map_dir: pathlib.Path) -> Dict[str, Any]:
-        return _descriptors(map_dir, binary, "True", ["run", "--submit-python", submit_python()])
-
-    def shared(tag: str, map_dir: pathlib.Path) -> Dict[str, Any]:
-        if not sys.executable:
-            raise HtmapExecError("this Python does not know its own path, which delivery by `shared` needs")
-        # Not resolved: a virtual environment's Python is a link, and the environment is where the link is.
-        python = os.path.abspath(sys.executable)
-        return _descriptors(map_dir, binary, "False", ["run", "--submit-python", submit_python(), "--python", python])
-
-    htmap.register_delivery_method("assume", assume, _set_up)
-    htmap.register_delivery_method("shared", shared, _set_up)
+    for method in METHODS:
+        htmap.register_delivery_method(
+            method.name, functools.partial(_for_htmap, htmap, method), functools.partial(_set_up, htmap, method)
+        )
 
 
-def _set_up(tag: str, map_dir: pathlib.Path) -> None:
+def context(htmap: Any, map_dir: pathlib.Path) -> Context:
+    """Settings and binary, checked: raises HtmapExecError before anything is submitted."""
+    settings = exec_settings.read(htmap.settings)
+    binary = find_binary(settings.BINARY)
+    check_machine(binary, settings.ARCH)
+    return Context(pathlib.Path(os.path.abspath(map_dir)), htmap.settings, settings, binary)
+
+
+def descriptors(method: Method, context: Context) -> List[Descriptor]:
+    """All that htmap-exec sets for a map by this delivery method, each once."""
+    found: Dict[str, Descriptor] = {}
+    own = method.describe(context)
+    # Its universe first: that is where a reader starts.
+    for each in (*own[:1], *_common(context), *_on_other_machines(context), *own[1:]):
+        before = found.get(each.name)
+        if before is not None and each.name == "requirements":
+            each = Descriptor(each.name, f"{before.value} && {each.value}", f"{before.reason}; {each.reason}")
+        found[each.name] = each
+    return list(found.values())
+
+
+def find(name: str) -> Optional[Method]:
+    """The delivery method of this name, if it is one of ours."""
+    return next((method for method in METHODS if method.name == name), None)
+
+
+def _for_htmap(htmap: Any, method: Method, tag: str, map_dir: pathlib.Path) -> Dict[str, Any]:
+    return {each.name: each.value for each in descriptors(method, context(htmap, map_dir))}
+
+
+def _set_up(htmap: Any, method: Method, tag: str, map_dir: pathlib.Path) -> None:
     """What a map directory needs before HTMap submits it."""
-    (map_dir / names.RECORDS).mkdir(exist_ok=True)
-    for name in names.OUTPUT_DIRECTORIES:
-        (map_dir / names.SCRATCH / name).mkdir(parents=True, exist_ok=True)
-    ship_cloudpickle(map_dir / names.CLOUDPICKLE)
+    if method.unavailable is not None:
+        raise DeliveryUnavailable(f"delivery by `{method.name}`: {method.unavailable}")
+    exec_settings.refuse_overridden(htmap.settings)
+    # HTMap calls this first: whatever is wrong shows before there is a file.
+    descriptors(method, context(htmap, map_dir))
+    (map_dir / layout.RECORDS).mkdir(exist_ok=True)
+    for name in layout.OUTPUT_DIRECTORIES:
+        (map_dir / layout.SCRATCH / name).mkdir(parents=True, exist_ok=True)
+    ship_cloudpickle(map_dir / layout.CLOUDPICKLE)
 
 
-def _descriptors(map_dir: pathlib.Path, binary: str, transfer: str, arguments: List[str]) -> Dict[str, Any]:
-    map_dir = pathlib.Path(os.path.abspath(map_dir))
-    component = "$(component)"
-    return {
-        "universe": "vanilla",
-        "executable": _literal(binary),
-        "transfer_executable": transfer,
-        "arguments": _arguments([_literal(argument) for argument in arguments] + [component]),
-        # Empty directories, too: HTCondor holds a job that is evicted while one of its outputs is missing, and can
-        # evict it before the binary's first instruction.
-        "transfer_input_files": [
-            (map_dir / names.CLOUDPICKLE).as_posix(),
-            *((map_dir / names.SCRATCH / name).as_posix() for name in names.OUTPUT_DIRECTORIES),
-        ],
-        "transfer_output_files": " , ".join(f"{name}/" for name in names.OUTPUT_DIRECTORIES),
-        # This takes the place of HTMap's own text, and has to end as that does: HTMap opens the closing quote again to
-        # append a map's `output_remaps`.
-        "transfer_output_remaps": _remaps(
+def _common(context: Context) -> List[Descriptor]:
+    map_dir = context.map_dir
+    return [
+        Descriptor("executable", _literal(context.binary), "the htmap-exec binary"),
+        Descriptor("transfer_executable", "True", "it is sent along: nodes need not have it"),
+        Descriptor("arguments", _arguments(_run(context)), "runs one component, and says which Python pickled the map"),
+        Descriptor(
+            "transfer_input_files",
             [
-                (f"{component}.out", map_dir / names.OUTPUTS / f"{component}.out"),
-                (f"{component}.json", map_dir / names.RECORDS / f"{component}.json"),
-            ]
+                (map_dir / layout.CLOUDPICKLE).as_posix(),
+                *((map_dir / layout.SCRATCH / name).as_posix() for name in layout.OUTPUT_DIRECTORIES),
+            ],
+            "this side's cloudpickle, for nodes without it; and the output directories, empty, since HTCondor holds a "
+            "job that is evicted while one of its outputs is missing, and can evict it before the binary's first "
+            "instruction. HTMap adds the function, the component's input and your own files",
         ),
-    }
+        Descriptor(
+            "transfer_output_files",
+            " , ".join(f"{name}/" for name in layout.OUTPUT_DIRECTORIES),
+            "what comes back: the output, the run record, the checkpoint after an eviction; and your output files",
+        ),
+        Descriptor(
+            # This takes the place of HTMap's own text, and has to end as that does: HTMap opens the closing quote
+            # again to append a map's `output_remaps`.
+            "transfer_output_remaps",
+            _remaps(
+                [
+                    (f"{_COMPONENT}.out", map_dir / layout.OUTPUTS / f"{_COMPONENT}.out"),
+                    (f"{_COMPONENT}.json", map_dir / layout.RECORDS / f"{_COMPONENT}.json"),
+                ]
+            ),
+            "outputs and run records go to their places in the map directory",
+        ),
+        Descriptor(
+            "MY.SubmitEventNotesAttrs",
+            '"component"',
+            "an access point of HTCondor 25.14 leaves the component's number out of the event log without it",
+        ),
+    ]
+
+
+def _on_other_machines(context: Context) -> List[Descriptor]:
+    if platform.machine() == context.settings.ARCH:
+        return []
+    arch = _ARCH.get(context.settings.ARCH, context.settings.ARCH)
+    return [
+        Descriptor(
+            "requirements",
+            f'TARGET.Arch == "{arch}"',
+            "EXEC.ARCH: without it HTCondor asks for nodes of this machine's kind",
+        )
+    ]
+
+
+def _run(context: Context) -> List[str]:
+    settings = context.settings
+    words = ["run", "--submit-python", settings.SUBMIT_PYTHON or submit_python()]
+    if settings.PYTHON is not None:
+        words += ["--python", settings.PYTHON]
+    if settings.ALLOW_PYTHON_MISMATCH:
+        words.append("--allow-python-mismatch")
+    for option, seconds in (
+        ("--timeout", settings.TIMEOUT),
+        ("--start-limit", settings.START_LIMIT),
+        ("--exit-grace", settings.EXIT_GRACE),
+    ):
+        if seconds is not None:
+            words += [option, f"{seconds:g}"]
+    if settings.LOG is not None:
+        words += ["--log", settings.LOG]
+    return words
+
+
+def _assume(context: Context) -> List[Descriptor]:
+    return [Descriptor("universe", "vanilla", "runs on the node as it is, by the Python that htmap-exec finds there")]
+
+
+def _shared(context: Context) -> List[Descriptor]:
+    python = context.settings.PYTHON or sys.executable
+    if not python:
+        raise HtmapExecError(
+            "this Python does not know its own path, which delivery by `shared` needs: set EXEC.PYTHON"
+        )
+    # Not resolved: a virtual environment's Python is a link, and the environment is where the link is.
+    with_python = context._replace(settings=context.settings._replace(PYTHON=os.path.abspath(python)))
+    return [
+        Descriptor("universe", "vanilla", "runs on the node as it is"),
+        Descriptor("transfer_executable", "False", "the binary is on the shared file system"),
+        Descriptor("arguments", _arguments(_run(with_python)), "runs one component by the Python that made the map"),
+    ]
+
+
+def _docker(context: Context) -> List[Descriptor]:
+    image = context.htmap_settings.get("DOCKER.IMAGE")
+    if not image:
+        raise SettingsError("delivery by `docker` needs an image: set DOCKER.IMAGE")
+    return [
+        Descriptor("universe", "docker", "HTCondor runs the component in a Docker container"),
+        Descriptor("docker_image", str(image), _about_image("DOCKER.IMAGE", str(image))),
+        Descriptor(
+            "docker_override_entrypoint", "True", "an image with an ENTRYPOINT would take the binary for a word"
+        ),
+    ]
+
+
+def _singularity(context: Context) -> List[Descriptor]:
+    return [
+        *_image(context, "SINGULARITY.IMAGE", context.htmap_settings.get("SINGULARITY.IMAGE")),
+        Descriptor("requirements", "HasSingularity", "only Apptainer or Singularity, where a node has Docker as well"),
+    ]
+
+
+def _container(context: Context) -> List[Descriptor]:
+    if context.settings.CONTAINER_IMAGE:
+        return _image(context, "EXEC.CONTAINER_IMAGE", context.settings.CONTAINER_IMAGE)
+    return _image(context, "SINGULARITY.IMAGE", context.htmap_settings.get("SINGULARITY.IMAGE"))
+
+
+def _image(context: Context, setting: str, image: Any) -> List[Descriptor]:
+    if not image:
+        raise SettingsError(f"delivery in containers needs an image: set {setting}")
+    image = str(image)
+    found = [
+        Descriptor("universe", "container", "HTCondor runs the component in a container, by whichever runtime there is")
+    ]
+    if "://" not in image:
+        if image.startswith("/cvmfs/"):
+            found.append(Descriptor("transfer_container", "False", "nodes have /cvmfs themselves"))
+        elif os.path.exists(image):
+            # HTCondor would look for it in the map's directory.
+            image = os.path.abspath(image)
+        else:
+            raise SettingsError(
+                f"the setting `{setting}` names `{image}`, which does not exist here: an image in a registry is named "
+                f"docker://{image}"
+            )
+    found.append(Descriptor("container_image", image, _about_image(setting, image)))
+    return found
+
+
+def _about_image(setting: str, image: str) -> str:
+    if image.endswith(_HTMAPS_IMAGE):
+        return (
+            f"{setting}, here HTMap's default: it has Python 3.7 and the packages of 2019. A map made by another "
+            "Python ends with an error that says so; name an image with this Python version"
+        )
+    return f"{setting}: has to contain a Python of the version that makes the map; no HTMap, no cloudpickle"
+
+
+def _transplant(context: Context) -> List[Descriptor]:
+    return [Descriptor("universe", "vanilla", "runs on the node as it is, by a Python that is sent along")]
+
+
+METHODS = (
+    Method("assume", "nodes have a Python of this minor version; the binary is sent along", _assume),
+    Method("shared", "nodes see this Python and the binary at the same paths, on a shared file system", _shared),
+    Method(
+        "docker",
+        "components run in Docker containers of the image DOCKER.IMAGE",
+        _docker,
+        (Requirement("HasDocker", "the node can run Docker containers"),),
+    ),
+    Method(
+        "singularity",
+        "components run in containers of the image SINGULARITY.IMAGE, by Apptainer or Singularity",
+        _singularity,
+        # HasSingularity is among the descriptors.
+        (Requirement("HasContainer", "the node can run containers"),),
+    ),
+    Method(
+        "container",
+        "components run in containers of the image EXEC.CONTAINER_IMAGE (or SINGULARITY.IMAGE), by any runtime",
+        _container,
+        (Requirement("HasContainer", "the node can run containers, by Docker or Apptainer"),),
+    ),
+    Method(
+        "transplant",
+        "this Python is packed and sent along, for nodes that have none",
+        _transplant,
+        unavailable="this version of htmap-exec cannot bring a Python to the nodes; use `assume` or `shared` where "
+        "nodes have one, else `container` or `docker`",
+    ),
+)
 
 
 def _remaps(pairs: List[Tuple[str, pathlib.Path]]) -> str:
@@ -70,8 +301,8 @@ def _remaps(pairs: List[Tuple[str, pathlib.Path]]) -> str:
 
 
 def _arguments(words: List[str]) -> str:
-    """In HTCondor's newer syntax, the one that knows quotes."""
-    return '"{}"'.format(" ".join(_quoted(word) for word in words))
+    """In HTCondor's newer syntax, the one that knows quotes; the component's number comes last."""
+    return '"{}"'.format(" ".join([*(_quoted(_literal(word)) for word in words), _COMPONENT]))
 
 
 def _quoted(word: str) -> str:

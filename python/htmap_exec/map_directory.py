@@ -10,8 +10,8 @@ import shutil
 import tempfile
 from typing import Any, Callable, Dict, Iterable, Mapping, Optional, Tuple, Union
 
-from . import names
-from .errors import MapDirectoryError
+from . import layout
+from .failures import MapDirectoryError
 from .shipping import ship_cloudpickle, submit_python
 
 Call = Tuple[Iterable[Any], Mapping[str, Any]]
@@ -72,19 +72,21 @@ def _refuse(target: pathlib.Path) -> None:
 
 
 def _write(directory: pathlib.Path, func: Callable[..., Any], calls: Iterable[Any]) -> None:
-    for name in (names.INPUTS, names.OUTPUTS, names.LOGS, names.OUTPUT_FILES, names.RECORDS):
+    for name in (layout.INPUTS, layout.OUTPUTS, layout.LOGS, layout.OUTPUT_FILES, layout.RECORDS):
         (directory / name).mkdir()
-    ship_cloudpickle(directory / names.CLOUDPICKLE)
-    _dump(func, directory / names.FUNC, "the function")
+    ship_cloudpickle(directory / layout.CLOUDPICKLE)
+    _dump(func, directory / layout.FUNC, "the function")
     components = 0
     for call in calls:
         args, kwargs = _checked(call, components)
-        _dump((args, kwargs), directory / names.INPUTS / f"{components}.in", f"the arguments of component {components}")
+        _dump(
+            (args, kwargs), directory / layout.INPUTS / f"{components}.in", f"the arguments of component {components}"
+        )
         components += 1
     if components == 0:
         raise MapDirectoryError("a map needs at least one component, and there are no inputs")
-    (directory / names.SUBMIT_PYTHON).write_text(submit_python() + "\n")
-    (directory / names.NUM_COMPONENTS).write_text(str(components))
+    (directory / layout.SUBMIT_PYTHON).write_text(submit_python() + "\n")
+    (directory / layout.NUM_COMPONENTS).write_text(str(components))
 
 
 def _checked(call: Any, component: int) -> Tuple[Tuple[Any, ...], Dict[str, Any]]:

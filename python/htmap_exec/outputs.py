@@ -11,9 +11,9 @@ import pickle
 import zlib
 from typing import Any, BinaryIO, Iterator, Union, cast
 
-from . import names
+from . import layout
 from .error_report import error_report
-from .errors import ComponentFailed, MapDirectoryError, OutputDamaged, OutputMissing
+from .failures import ComponentFailed, MapDirectoryError, OutputDamaged, OutputMissing
 
 _Path = Union[str, "os.PathLike[str]"]
 
@@ -73,11 +73,11 @@ def _opened(directory: _Path, component: int) -> Iterator[BinaryIO]:
 def _output_path(directory: _Path, component: int) -> pathlib.Path:
     directory = pathlib.Path(directory)
     try:
-        components = int((directory / names.NUM_COMPONENTS).read_text())
+        components = int((directory / layout.NUM_COMPONENTS).read_text())
     except FileNotFoundError:
-        raise MapDirectoryError(f"`{directory}` is no map directory: it has no `{names.NUM_COMPONENTS}`") from None
+        raise MapDirectoryError(f"`{directory}` is no map directory: it has no `{layout.NUM_COMPONENTS}`") from None
     except ValueError as error:
-        raise MapDirectoryError(f"`{directory / names.NUM_COMPONENTS}` holds no number") from error
+        raise MapDirectoryError(f"`{directory / layout.NUM_COMPONENTS}` holds no number") from error
     if not 0 <= component < components:
         raise MapDirectoryError(f"there is no component {component} in `{directory}`, which has {components}")
-    return directory / names.OUTPUTS / f"{component}.out"
+    return directory / layout.OUTPUTS / f"{component}.out"

@@ -10,7 +10,7 @@ import tempfile
 import zipfile
 from typing import Union
 
-from .errors import ShippingError
+from .failures import ShippingError
 
 # The earliest time that a zip archive can hold.
 _EPOCH = (1980, 1, 1, 0, 0, 0)

@@ -127,6 +127,16 @@ class Slow:
         time.sleep(1000)
 sys.modules['slow'] = Slow()
 """, "import sys, time", options=GRACE),
+    Case("an exit handler waits for SIGTERM to tidy up", """
+        import atexit, os, signal, time
+        def tidy(number, frame):
+            open("tidy", "w").close()
+            os._exit(0)
+        def f():
+            signal.signal(signal.SIGTERM, tidy)
+            atexit.register(time.sleep, 1000)
+            return 42
+        """, Ok(42), options=GRACE, after=lambda s, o: "" if (s.dir / "tidy").exists() else "it was not asked to end"),
     ok("an exit handler segfaults", "atexit.register(ctypes.string_at, 0)", "import atexit, ctypes"),
     # Threads, children, grandchildren.
     ok("leaves a thread", "threading.Thread(target=time.sleep, args=(1000,)).start()", "import threading, time", options=GRACE),

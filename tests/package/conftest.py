@@ -5,6 +5,7 @@ HTMap makes its directory when it is imported and keeps its settings in the proc
 
 from __future__ import annotations
 
+import copy
 import os
 import stat
 import warnings
@@ -33,7 +34,7 @@ def binary(tmp_path: Path) -> Path:
     """Something executable: these tests submit, or run nothing."""
     path = tmp_path / "some where" / "htmap-exec"
     path.parent.mkdir()
-    path.write_text("")
+    path.write_text("#!/bin/sh\n")
     path.chmod(path.stat().st_mode | stat.S_IXUSR)
     return path
 
@@ -48,8 +49,10 @@ def enabled(htmap: Any, binary: Path) -> Iterator[Any]:
 
     tables = (options.BASE_OPTIONS_FUNCTION_BY_DELIVERY, options.SETUP_FUNCTION_BY_DELIVERY)
     before = [dict(table) for table in tables]
+    settings = copy.deepcopy(htmap.settings.maps[0])
     htmap_exec.enable(binary)
     yield htmap
+    htmap.settings.maps[0] = settings
     for table, saved in zip(tables, before):
         table.clear()
         table.update(saved)

@@ -59,6 +59,58 @@ def test_shared_without_a_known_python(submission: Submission, monkeypatch: pyte
         submission("one", "shared")
 
 
+def test_docker(submission: Submission, enabled: Any) -> None:
+    enabled.settings["DOCKER.IMAGE"] = "python:3.11-slim"
+    descriptors, _ = submission("one", "docker")
+    assert descriptors["universe"] == "docker"
+    assert descriptors["docker_image"] == "python:3.11-slim"
+    assert descriptors["docker_override_entrypoint"] == "True"
+    assert descriptors["transfer_executable"] == "True"
+
+
+def test_singularity(submission: Submission, enabled: Any) -> None:
+    enabled.settings["SINGULARITY.IMAGE"] = "docker://python:3.11-slim"
+    descriptors, _ = submission("one", "singularity")
+    assert descriptors["universe"] == "container"
+    assert descriptors["container_image"] == "docker://python:3.11-slim"
+    assert "HasSingularity" in descriptors["requirements"]
+
+
+def test_container(submission: Submission, enabled: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "python.sif").write_bytes(b"")
+    monkeypatch.chdir(tmp_path)
+    enabled.settings["EXEC.CONTAINER_IMAGE"] = "python.sif"
+    descriptors, _ = submission("one", "container")
+    assert descriptors["universe"] == "container"
+    assert descriptors["container_image"] == str(tmp_path / "python.sif")
+    assert "requirements" not in descriptors
+    enabled.settings["EXEC.CONTAINER_IMAGE"] = "/cvmfs/images/python"
+    descriptors, _ = submission("two", "container")
+    assert (descriptors["container_image"], descriptors["transfer_container"]) == ("/cvmfs/images/python", "False")
+    enabled.settings["EXEC.CONTAINER_IMAGE"] = "python:3.11"
+    with pytest.raises(htmap_exec.SettingsError, match=r"does not exist here.*docker://python:3\.11"):
+        submission("three", "container")
+
+
+@pytest.mark.parametrize(("method", "setting"), [("docker", "DOCKER.IMAGE"), ("singularity", "SINGULARITY.IMAGE")])
+def test_no_image(submission: Submission, enabled: Any, method: str, setting: str) -> None:
+    enabled.settings[setting] = ""
+    with pytest.raises(htmap_exec.SettingsError, match=f"set {setting}"):
+        submission("one", method)
+
+
+def test_transplant_is_refused(submission: Submission) -> None:
+    with pytest.raises(htmap_exec.DeliveryUnavailable, match="`assume` or `shared`"):
+        submission("one", "transplant")
+
+
+def test_unknown(submission: Submission, enabled: Any) -> None:
+    with pytest.raises(
+        enabled.exceptions.UnknownPythonDeliveryMethod, match=r"'dokcer': .* assume, container, docker, shared"
+    ):
+        submission("one", "dokcer")
+
+
 @pytest.mark.parametrize("method", ["assume", "shared"])
 def test_what_stays_as_htmap_has_it(submission: Submission, method: str, tmp_path: Path) -> None:
     descriptors, _ = submission("one", method)
@@ -148,25 +200,47 @@ class TestBinary:
         monkeypatch.setenv("PATH", str(binary.parent))
         assert find_binary() == str(binary)
 
-    def test_nowhere(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_nowhere(self, submission: Submission, enabled: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+        del enabled.settings.maps[0]["EXEC"]
         monkeypatch.delenv("HTMAP_EXEC_BIN", raising=False)
         monkeypatch.setenv("PATH", "/no/such")
-        with pytest.raises(htmap_exec.BinaryNotFound, match=r"HTMAP_EXEC_BIN"):
-            htmap_exec.enable()
+        with pytest.raises(htmap_exec.BinaryNotFound, match=r"the setting EXEC\.BINARY or .* HTMAP_EXEC_BIN"):
+            submission("one", "assume")
 
-    def test_missing(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_missing(self, submission: Submission, enabled: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+        del enabled.settings.maps[0]["EXEC"]
         monkeypatch.setenv("HTMAP_EXEC_BIN", "/no/such")
-        with pytest.raises(htmap_exec.BinaryNotFound, match=r"`/no/such`, named by HTMAP_EXEC_BIN, does not exist"):
-            htmap_exec.enable()
+        with pytest.raises(htmap_exec.BinaryNotFound, match=r"`/no/such`, named by .* HTMAP_EXEC_BIN, does not exist"):
+            submission("one", "assume")
 
-    def test_not_executable(self, binary: Path) -> None:
+    def test_the_setting_goes_before_the_environment(
+        self, submission: Submission, enabled: Any, binary: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("HTMAP_EXEC_BIN", "/no/such")
+        assert submission("one", "assume")[0]["executable"] == str(binary)
+
+    def test_not_executable(self, htmap: Any, binary: Path) -> None:
         binary.chmod(0o644)
         with pytest.raises(htmap_exec.BinaryNotFound, match=r"chmod \+x"):
             htmap_exec.enable(binary)
 
-    def test_a_directory(self, tmp_path: Path) -> None:
+    def test_a_directory(self, htmap: Any, tmp_path: Path) -> None:
         with pytest.raises(htmap_exec.BinaryNotFound, match="is no file"):
             htmap_exec.enable(tmp_path)
+
+    def test_for_other_machines(self, submission: Submission, enabled: Any, binary: Path) -> None:
+        """The first 20 bytes of an ELF file for 64-bit ARM."""
+        binary.write_bytes(b"\x7fELF\x02\x01\x01" + bytes(9) + b"\x02\x00\xb7\x00")
+        with pytest.raises(htmap_exec.BinaryUnusable, match=r"is built for aarch64, and .* EXEC\.ARCH"):
+            submission("one", "assume")
+        enabled.settings["EXEC.ARCH"] = "aarch64"
+        descriptors, _ = submission("two", "singularity")
+        assert descriptors["requirements"] == '((TARGET.Arch == "aarch64" && HasSingularity))'
+
+    def test_no_program(self, submission: Submission, enabled: Any, binary: Path) -> None:
+        binary.write_text("")
+        with pytest.raises(htmap_exec.BinaryUnusable, match="is no program"):
+            submission("one", "assume")
 
 
 class TestShippedCloudpickle:

@@ -81,3 +81,18 @@ def map_options() -> Iterator[Callable[..., None]]:
     yield chosen.update
     chosen.clear()
     chosen.update(before)
+
+
+@pytest.fixture
+def settings() -> Iterator[Callable[..., None]]:
+    """Sets htmap-exec's own settings, those below `EXEC.`."""
+    import htmap
+
+    before = dict(htmap.settings["EXEC"])
+
+    def choose(**values: object) -> None:
+        for name, value in values.items():
+            htmap.settings[f"EXEC.{name}"] = value
+
+    yield choose
+    htmap.settings["EXEC"] = before

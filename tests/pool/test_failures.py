@@ -69,19 +69,19 @@ def test_a_result_that_cannot_be_pickled_has_a_report(assume: None) -> None:
 
 def test_a_module_that_the_node_lacks_is_named(assume: None) -> None:
     def need(_: object) -> None:
-        import htmap_exec
+        import halo
 
-        htmap_exec.enable()
+        halo.Halo()
 
     report = only_report(htmap.map(need, [None]))
-    assert "No module named 'htmap_exec'" in report
+    assert "No module named 'halo'" in report
     assert "/usr/bin/python3" in report
 
 
-def test_a_node_without_cloudpickle_gets_the_submit_sides(assume: None, map_options: Callable[..., None]) -> None:
+def test_a_node_without_cloudpickle_gets_the_submit_sides(assume: None, settings: Callable[..., None]) -> None:
     import cloudpickle
 
-    map_options(arguments=f"run --submit-python {HERE} --python /opt/bare/bin/python $(component)")
+    settings(PYTHON="/opt/bare/bin/python")
 
     def look(x: int) -> tuple[int, str, str]:
         import cloudpickle
@@ -105,13 +105,13 @@ def test_a_node_without_cloudpickle_and_none_sent_has_a_report(
     assert "/opt/bare/bin/python" in report
 
 
-def test_a_node_without_python_has_a_report(assume: None, map_options: Callable[..., None]) -> None:
-    map_options(arguments="run --python /opt/missing/bin/python $(component)")
+def test_a_node_without_python_has_a_report(assume: None, settings: Callable[..., None]) -> None:
+    settings(PYTHON="/opt/missing/bin/python")
     assert "/opt/missing/bin/python" in only_report(htmap.map(lambda x: x, [1]))
 
 
-def test_bytecode_of_another_python_is_refused_by_name(assume: None, map_options: Callable[..., None]) -> None:
-    map_options(arguments="run --submit-python 3.11 $(component)")
+def test_bytecode_of_another_python_is_refused_by_name(assume: None, settings: Callable[..., None]) -> None:
+    settings(SUBMIT_PYTHON="3.11")
     report = only_report(htmap.map(lambda x: 2 * x, [21]))
     assert "Python 3.11" in report
     assert f"Python {HERE}" in report

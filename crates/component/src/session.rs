@@ -429,7 +429,10 @@ impl Session<'_> {
                 return Ok(());
             }
         }
-        self.kill_no_later_than(Instant::now() + limits.exit_grace);
+        // Asked first: a pool of processes can still tidy up after itself.
+        let grace_over = Instant::now() + limits.exit_grace;
+        self.term_at.get_or_insert(grace_over);
+        self.kill_no_later_than(grace_over + AFTER_TERM);
         Ok(())
     }
 

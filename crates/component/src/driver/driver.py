@@ -86,11 +86,11 @@ class Sink:
 
 
 class Finder:
-    """First on sys.meta_path: htmap on an execute node is htmap-exec's."""
+    """First on sys.meta_path: htmap on an execute node is htmap-exec's, under either of its names."""
 
     @staticmethod
     def find_spec(name, path=None, target=None):
-        if name == "htmap" or name.startswith("htmap."):
+        if name == "htmap" or name.startswith("htmap.") or name == "htmap_exec":
             return part(b"M", "htmap").find_spec(name)
         return None
 

@@ -1,6 +1,7 @@
 # The htmap module of the execute side: what a mapped function calls there, without HTMap.
 # Anything else comes from a real HTMap, where there is one; its checkpoint and
 # transfer_output_files are still these, because the runner reads their layout.
+# `import htmap_exec as htmap` is the same; functions carry that name in their pickles.
 # The runner's driver puts `scratch`, `component` and `outside_scratch` into this module.
 import os
 import sys
@@ -315,6 +316,34 @@ class _Package(types.ModuleType):
         return getattr(_real(name), name)
 
 
+class _Alias(types.ModuleType):
+    """`htmap_exec`: what `htmap` has here, and a real htmap_exec behind it for its own functions."""
+
+    checkpoint = staticmethod(checkpoint)
+    transfer_output_files = staticmethod(transfer_output_files)
+    TransferPath = TransferPath
+
+    def __getattr__(self, name):
+        # While it is executed, what it lacks is a submodule of its own.
+        if name.startswith("__") or "_executed" in self.__dict__:
+            raise AttributeError(name)
+        import htmap
+
+        try:
+            return getattr(htmap, name)
+        except AttributeError as error:
+            missing = error
+        real = importlib.machinery.PathFinder.find_spec("htmap_exec", sys.path)
+        if real is None or real.loader is None:
+            raise missing
+        self._executed = True
+        self.__path__ = real.submodule_search_locations
+        real.loader.exec_module(self)
+        # It would import HTMap's submit side.
+        self.__dict__.pop("__getattr__", None)
+        return getattr(self, name)
+
+
 def _real(wanted):
     """Imports the HTMap that is installed here in the place of this one."""
     ours = {name: module for name, module in sys.modules.items() if name.split(".")[0] == "htmap"}
@@ -342,7 +371,13 @@ def _real(wanted):
 
 
 def find_spec(name):
-    """Answers for `htmap` and the two submodules; any other one is a real HTMap's."""
+    """Answers for `htmap` and two submodules, any other one is a real HTMap's; and for `htmap_exec`."""
+    if name == "htmap_exec":
+        spec = importlib.machinery.ModuleSpec(name, _Loader, is_package=True)
+        real = importlib.machinery.PathFinder.find_spec(name, sys.path)
+        if real is not None:
+            spec.submodule_search_locations = real.submodule_search_locations
+        return spec
     if name == "htmap" or name in _SUBMODULES:
         return importlib.machinery.ModuleSpec(name, _Loader, is_package=name == "htmap")
     if isinstance(sys.modules.get("htmap"), _Package):
@@ -356,12 +391,12 @@ def find_spec(name):
 class _Loader:
     @staticmethod
     def create_module(spec):
-        return _Package("htmap") if spec.name == "htmap" else None
+        return {"htmap": _Package, "htmap_exec": _Alias}.get(spec.name, types.ModuleType)(spec.name)
 
     @staticmethod
     def exec_module(module):
         if module.__name__ == "htmap":
             for names in _SUBMODULES.values():
                 module.__dict__.update(names)
-        else:
+        elif module.__name__ != "htmap_exec":
             module.__dict__.update(_SUBMODULES[module.__name__])

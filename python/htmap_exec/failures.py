@@ -11,6 +11,26 @@ class BinaryNotFound(HtmapExecError):
     """There is no htmap-exec binary to run components by."""
 
 
+class BinaryUnusable(HtmapExecError):
+    """The htmap-exec binary cannot run on the execute nodes."""
+
+
+class SettingsError(HtmapExecError):
+    """HTMap's settings hold something that delivery by htmap-exec cannot follow."""
+
+
+class OptionsError(HtmapExecError, ValueError):
+    """A MapOptions holds something that no job can be made of."""
+
+
+class DeliveryUnavailable(HtmapExecError):
+    """A delivery method that this version cannot serve."""
+
+
+class HTMapMissing(HtmapExecError, ImportError):
+    """HTMap is not installed beside this Python."""
+
+
 class ShippingError(HtmapExecError):
     """The submit side's cloudpickle cannot be sent along with a map."""
 

@@ -1,0 +1,130 @@
+"""HTMap's settings as far as htmap-exec reads them, `EXEC.*` included, checked before anything is submitted.
+
+HTMap's command line stores every value as a string, so numbers and truth values are taken as text, too.
+"""
+
+import difflib
+import platform
+import re
+from typing import Any, List, NamedTuple, Optional
+
+from .failures import SettingsError
+
+_TRUE = ("true", "yes", "on", "1")
+_FALSE = ("false", "no", "off", "0")
+_LEVELS = ("off", "error", "warn", "info", "debug", "trace")
+
+# What a delivery method sets and HTMap's MAP_OPTIONS would silently replace.
+_OURS = (
+    "arguments",
+    "executable",
+    "transfer_executable",
+    "transfer_input_files",
+    "transfer_output_files",
+    "transfer_output_remaps",
+    "universe",
+)
+
+
+class ExecSettings(NamedTuple):
+    """The settings below `EXEC.`; docs/settings.md says what each means."""
+
+    BINARY: Optional[str] = None
+    ARCH: str = platform.machine()
+    PYTHON: Optional[str] = None
+    SUBMIT_PYTHON: Optional[str] = None
+    ALLOW_PYTHON_MISMATCH: bool = False
+    CONTAINER_IMAGE: Optional[str] = None
+    TIMEOUT: Optional[float] = None
+    START_LIMIT: Optional[float] = None
+    EXIT_GRACE: Optional[float] = None
+    LOG: Optional[str] = None
+
+
+def read(settings: Any) -> ExecSettings:
+    """What HTMap's `settings` hold below `EXEC.`. Raises SettingsError for what makes no sense."""
+    given = settings.get("EXEC", default={})
+    if not isinstance(given, dict):
+        raise SettingsError(f"the setting `EXEC` is a section, such as EXEC.BINARY, and not {given!r}")
+    # None is how HTMap's own settings say "not set".
+    values = {name.upper(): value for name, value in given.items() if value is not None and value != ""}
+    for name in values:
+        if name not in ExecSettings._fields:
+            raise SettingsError(f"there is no setting `EXEC.{name}`: {_meant(name, list(ExecSettings._fields))}")
+    for name in ("BINARY", "ARCH", "PYTHON", "CONTAINER_IMAGE"):
+        if name in values:
+            values[name] = _text(name, values[name])
+    for name in ("TIMEOUT", "START_LIMIT", "EXIT_GRACE"):
+        if name in values:
+            values[name] = _seconds(name, values[name])
+    if "SUBMIT_PYTHON" in values:
+        values["SUBMIT_PYTHON"] = _version(values["SUBMIT_PYTHON"])
+    if "ALLOW_PYTHON_MISMATCH" in values:
+        values["ALLOW_PYTHON_MISMATCH"] = _truth("ALLOW_PYTHON_MISMATCH", values["ALLOW_PYTHON_MISMATCH"])
+    if "LOG" in values:
+        values["LOG"] = _one_of("LOG", values["LOG"], _LEVELS)
+    return ExecSettings(**values)
+
+
+def refuse_overridden(settings: Any) -> None:
+    """Raise SettingsError if MAP_OPTIONS would replace what delivery by htmap-exec depends on.
+
+    HTMap lets them go before the descriptors of a delivery method, and does not say so.
+    """
+    for name in settings.get("MAP_OPTIONS", default={}):
+        if name.lower() in _OURS:
+            advice = {
+                "executable": "remove it, or name the binary by EXEC.BINARY",
+                "transfer_input_files": "remove it, and give the files to MapOptions(fixed_input_files=...)",
+            }.get(name.lower(), "remove it")
+            raise SettingsError(
+                f"the setting `MAP_OPTIONS.{name}` contradicts delivery by htmap-exec, which sets it itself: {advice}"
+            )
+
+
+def _meant(name: str, known: List[str]) -> str:
+    close = difflib.get_close_matches(name, known, n=1)
+    return f"did you mean EXEC.{close[0]}?" if close else "known are " + ", ".join(known)
+
+
+def _text(name: str, value: Any) -> str:
+    if hasattr(value, "__fspath__"):
+        value = value.__fspath__()
+    if not isinstance(value, str):
+        raise SettingsError(f"the setting `EXEC.{name}` takes text, not {value!r}")
+    return value
+
+
+def _seconds(name: str, value: Any) -> float:
+    try:
+        seconds = float(value)
+    except (TypeError, ValueError):
+        seconds = -1
+    if isinstance(value, bool) or not 0 <= seconds < float("inf"):
+        raise SettingsError(f"the setting `EXEC.{name}` takes a number of seconds, not {value!r}")
+    return seconds
+
+
+def _version(value: Any) -> str:
+    if not isinstance(value, str) or not re.fullmatch(r"3\.\d+", value):
+        # TOML and Python read 3.10 without quotes as 3.1.
+        raise SettingsError(
+            f'the setting `EXEC.SUBMIT_PYTHON` takes a version in quotes, such as "3.11", not {value!r}'
+        )
+    return value
+
+
+def _truth(name: str, value: Any) -> bool:
+    if isinstance(value, bool):
+        return value
+    text = str(value).lower()
+    if text not in _TRUE + _FALSE:
+        raise SettingsError(f"the setting `EXEC.{name}` is true or false, not {value!r}")
+    return text in _TRUE
+
+
+def _one_of(name: str, value: Any, choices: Any) -> str:
+    text = str(value).lower()
+    if text not in choices:
+        raise SettingsError(f"the setting `EXEC.{name}` is one of {', '.join(choices)}, not {value!r}")
+    return text
