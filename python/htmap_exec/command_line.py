@@ -4,14 +4,13 @@ The group is not run by click's own `main()`, which turns Ctrl-C and a closed pi
 completion goes there.
 """
 
-import importlib
 import os
 import sys
 import warnings
 from typing import Any, List, Optional, Sequence, Tuple
 
 from . import completion, enabling
-from .errors import HtmapExecError
+from .failures import HtmapExecError
 
 INTERRUPTED = 130
 
@@ -84,8 +83,9 @@ def _explain() -> Any:
     @click.option("--delivery", metavar="NAME", help="The delivery method (defaults to the setting DELIVERY_METHOD).")
     def explain(delivery: Optional[str]) -> None:
         """Print what a map would be submitted with, and why."""
-        htmap_exec: Any = importlib.import_module("htmap_exec")
-        click.echo(htmap_exec.explain(delivery))
+        import htmap_exec
+
+        click.echo(htmap_exec.explain(delivery), nl=False)
 
     return explain
 
@@ -94,17 +94,15 @@ def _explained(error: Exception) -> Optional[Tuple[str, Optional[str]]]:
     """What to say and what to do about it, for errors that are no bugs."""
     text = str(error) or type(error).__name__
     python = sys.executable
+    if isinstance(error, HtmapExecError):
+        return text, f"this is `{python}`" if isinstance(error, ImportError) else None
     if isinstance(error, ImportError):
         name = (error.name or "").split(".")[0]
         if name in _BINDINGS:
             return f"`{python}` cannot import HTCondor's Python bindings: {text}", _INSTALL
-        if name == "htmap":
-            return f"`{python}` cannot import HTMap: {text}", _INSTALL
         if isinstance(error, ModuleNotFoundError):
             return f"`{python}` lacks a module that HTMap needs: {text}", _INSTALL
         return None
-    if isinstance(error, HtmapExecError):
-        return text, None
     if isinstance(error, _class("htcondor", "HTCondorException")):
         return (
             f"HTCondor: {text}",

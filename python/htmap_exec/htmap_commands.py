@@ -173,7 +173,7 @@ class _Corrections:
         return None
 
     def errors(self, _: Any, tags: Any, pattern: Any, all: bool, limit: int) -> None:  # noqa: A002
-        """HTMap stops at the first report that it cannot read, such as one that never came back."""
+        """HTMap stops at the first report that it cannot read, and shows none of those behind it."""
         shown = 0
         unreadable = False
         for tag in self.cli._get_tags(all, pattern, tags):

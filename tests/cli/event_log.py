@@ -66,9 +66,9 @@ def write(htmap_dir: Path, tag: str, statuses: Sequence[str], *, transient: bool
 
 def comes_to(directory: Path, component: int, status: str) -> None:
     if status == "COMPLETED":
-        _output(directory, component, "OK", 2 * component)
+        output(directory, component, "OK", 2 * component)
     elif status == "ERRORED":
-        _output(directory, component, "ERR", _error(component))
+        output(directory, component, "ERR", _error(component))
     if status in ("COMPLETED", "ERRORED"):
         for stream in ("stdout", "stderr"):
             (directory / "logs" / f"{component}.{stream}").write_text(f"the {stream} of {component}\n")
@@ -81,7 +81,7 @@ def _log(directory: Path, component: int, events: str) -> None:
         log.write(events.format(job=f"017.{component:03d}.000", component=component))
 
 
-def _output(directory: Path, component: int, status: str, value: object) -> None:
+def output(directory: Path, component: int, status: str, value: object) -> None:
     with gzip.open(directory / "outputs" / f"{component}.out", "wb") as file:
         pickle.dump(status, file)
         pickle.dump(value, file)

@@ -24,15 +24,15 @@ def test_a_status_that_no_component_has(old: CommandLine) -> None:
     assert printed(old("components", "foo", "--status", "held")) == "\n"
 
 
-def test_a_report_that_never_came_back(old: CommandLine) -> None:
+def test_a_report_that_cannot_be_read(old: CommandLine) -> None:
     directory = old.map("foo", "ERRORED", "ERRORED", "ERRORED")
-    (directory / "outputs/1.out").unlink()
+    event_log.output(directory, 1, "ERR", None)
     stock = old.stock("errors", "foo")
-    assert "FileNotFoundError" in stock.stderr
+    assert "AttributeError" in stock.stderr
     assert "2 is too odd" not in stock.stdout
     done = old("errors", "foo")
     assert "2 is too odd" in printed(done, status=1)
-    assert "ERROR: component 1 of map foo left no report: FileNotFoundError" in done.stderr
+    assert "ERROR: component 1 of map foo left no report: AttributeError" in done.stderr
 
 
 def test_a_path_that_no_map_has(old: CommandLine) -> None:
@@ -229,8 +229,8 @@ class TestEndings:
     @pytest.mark.parametrize(
         ("module", "text"),
         [
-            ("htmap", "cannot import HTMap"),
-            ("htcondor", "cannot import HTCondor's Python bindings"),
+            ("htmap", "HTMap is not installed: pip install 'htmap-exec[htmap]'"),
+            ("htcondor", "bindings"),
             ("click", "lacks a module that HTMap needs"),
         ],
     )
@@ -250,7 +250,9 @@ class TestEndings:
         assert printed(done, status=1) == ""
         assert text in done.stderr
         assert str(newest.python) in done.stderr
-        assert done.stderr.endswith("\nhint: pip install 'htmap-exec[htmap]'\n")
+        assert done.stderr.startswith("htmap-exec: error: ")
+        assert "pip install" in done.stderr
+        assert done.stderr.splitlines()[-1].startswith("hint: ")
 
 
 def test_click_is_as_before_afterwards(htmap: CommandLine) -> None:
@@ -264,10 +266,13 @@ def test_click_is_as_before_afterwards(htmap: CommandLine) -> None:
     printed(htmap.run([htmap.python, "-c", code]))
 
 
-def test_explain_passes_the_delivery_on(newest: CommandLine) -> None:
+def test_explain(newest: CommandLine) -> None:
     code = (
         "import htmap_exec; from htmap_exec.command_line import main\n"
-        "htmap_exec.explain = lambda delivery=None: f'explained {delivery}'\n"
+        "htmap_exec.explain = lambda delivery=None: f'explained {delivery}\\n'\n"
         "assert main(['explain', '--delivery', 'shared']) == 0 == main(['explain'])\n"
     )
     assert printed(newest.run([newest.python, "-c", code])) == "explained shared\nexplained None\n"
+    done = newest("explain", "--delivery", "pigeon")
+    assert printed(done, status=1) == ""
+    assert "htmap-exec: error: there is no delivery method 'pigeon'" in done.stderr
