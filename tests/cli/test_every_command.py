@@ -29,8 +29,10 @@ def test_help_and_versions(htmap: CommandLine) -> None:
     )
     listed = {line.split()[0] for line in printed(htmap("--help")).partition("Commands:")[2].splitlines() if line}
     assert set(commands.split()) <= listed
+    each = f"from htmap_exec.command_line import main\nfor command in {commands.split()}: main([command, '--help'])"
+    helps = printed(htmap.run([htmap.python, "-c", each]))
     for command in commands.split():
-        assert f"Usage: htmap {command}" in printed(htmap(command, "--help"))
+        assert f"Usage: htmap {command}" in helps
     assert "[UNKNOWN|UNMATERIALIZED|IDLE|" in printed(htmap("components", "--help")).upper()
 
 
