@@ -227,13 +227,15 @@ def test_remove(assume: None, command: Commands, options: list[str]) -> None:
     m = sleeping("foo", 2)
     clusters, directory = m._cluster_ids, m._map_dir
     assert "Removed map foo" in command.run("remove", "foo", *options).stderr
-    assert not directory.exists()
     assert command("tags") == "\n"
     jobs = " || ".join(f"ClusterId == {cluster}" for cluster in clusters)
     until(
         lambda: subprocess.check_output(["condor_q", "-constraint", jobs, "-af", "ClusterId"], text=True) == "",
         "the jobs leave the queue",
     )
+    # HTCondor 25.14 makes the directory of the event log anew, if HTMap did not wait for the last event.
+    left = [path.name for path in directory.iterdir()] if directory.exists() else []
+    assert left in ([], ["events"] if options else [])
 
 
 def test_clean(assume: None, command: Commands) -> None:
