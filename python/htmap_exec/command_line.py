@@ -6,7 +6,6 @@ completion goes there.
 
 import os
 import sys
-import warnings
 from typing import Any, List, Optional, Sequence, Tuple
 
 from . import completion, enabling
@@ -43,8 +42,6 @@ def main(argv: Optional[Sequence[str]] = None, prog_name: str = "htmap") -> int:
 
 
 def _run(arguments: List[str], prog_name: str) -> int:
-    # Version 1 of the bindings says on import that it will go: the user of a command can do nothing about it.
-    warnings.filterwarnings("ignore", category=FutureWarning, module="htcondor|classad")
     group = _group(enabling.load_htmap())
     import click
 
