@@ -2,7 +2,8 @@
 
 Everything is looked up once, on first use, and handed down to pytest-xdist's workers and to child processes through
 the environment variables that a user may set by hand: `HTMAP_EXEC_BIN`, `HTMAP_EXEC_TEST_HTMAP` (the directory that
-contains `htmap/`) and `HTMAP_EXEC_TEST_PYTHONS` (`:`-separated interpreters, each with cloudpickle).
+contains `htmap/`), `HTMAP_EXEC_TEST_PYTHONS` (`:`-separated interpreters, each with cloudpickle) and
+`HTMAP_EXEC_TEST_CLICKS` (the same, each with HTMap, HTCondor's bindings and one version of click).
 """
 
 from __future__ import annotations
@@ -56,7 +57,7 @@ def binary() -> Path:
 @functools.cache
 def set_up() -> None:
     """Set what `scripts/setup env` exports, unless it is set already."""
-    wanted = ("HTMAP_EXEC_TEST_HTMAP", "HTMAP_EXEC_TEST_PYTHONS")
+    wanted = ("HTMAP_EXEC_TEST_HTMAP", "HTMAP_EXEC_TEST_PYTHONS", "HTMAP_EXEC_TEST_CLICKS")
     if all(os.environ.get(name) for name in wanted):
         return
     script = CHECKOUT / "scripts" / "setup"
@@ -99,6 +100,15 @@ def pythons() -> dict[str, Python]:
     paths = [Path(p) for p in os.environ["HTMAP_EXEC_TEST_PYTHONS"].split(":") if p]
     found = sorted((probe(path) for path in paths), key=lambda python: python.version)
     return {python.minor: python for python in found}
+
+
+@functools.cache
+def clicks() -> dict[str, Path]:
+    """Pythons with HTMap, by their version of click, oldest first."""
+    set_up()
+    code = "from importlib.metadata import version; print(version('click'))"
+    paths = [Path(p) for p in os.environ["HTMAP_EXEC_TEST_CLICKS"].split(":") if p]
+    return {subprocess.check_output([path, "-c", code], text=True).strip(): path for path in paths}
 
 
 @functools.cache

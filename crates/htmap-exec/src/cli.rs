@@ -61,6 +61,19 @@ pub(crate) enum Command {
         #[arg(long, value_name = "PATH")]
         python: Option<PathBuf>,
     },
+    /// Run a command of HTMap's: `htmap-exec htmap --help` lists them
+    #[command(disable_help_flag = true)]
+    Htmap {
+        /// The command, with its arguments
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<OsString>,
+    },
+    /// Print what a map would be submitted with, and why
+    Explain {
+        /// The delivery method [default: HTMap's setting DELIVERY_METHOD]
+        #[arg(long, value_name = "NAME")]
+        delivery: Option<OsString>,
+    },
 }
 
 /// What both `run` and `local` take.
@@ -210,13 +223,16 @@ fn seconds(text: &str) -> Result<std::time::Duration, String> {
     std::time::Duration::try_from_secs_f64(seconds).map_err(|_| "not a time".to_owned())
 }
 
-/// `htmap-exec N`, which HTMap's own submit descriptors come down to, becomes `htmap-exec run N`.
+/// `htmap-exec N`, which HTMap's own submit descriptors come down to, becomes `htmap-exec run N`; and
+/// `htmap-exec htmap ...` becomes `htmap-exec htmap -- ...`, so that no option of HTMap's is taken for ours.
 pub(crate) fn normalize(arguments: impl Iterator<Item = OsString>) -> Vec<OsString> {
     let mut arguments: Vec<OsString> = arguments.collect();
     let number = arguments.get(1).and_then(|argument| argument.to_str());
     if number.is_some_and(|number| !number.is_empty() && number.bytes().all(|b| b.is_ascii_digit()))
     {
         arguments.insert(1, "run".into());
+    } else if arguments.get(1).is_some_and(|argument| argument == "htmap") {
+        arguments.insert(2, "--".into());
     }
     arguments
 }
@@ -256,5 +272,16 @@ mod tests {
         assert_eq!(normal(&["x", "run", "7"]), ["x", "run", "7"]);
         assert_eq!(normal(&["x", "local", "7"]), ["x", "local", "7"]);
         assert_eq!(normal(&["x"]), ["x"]);
+    }
+
+    #[test]
+    fn htmap_gets_its_arguments_as_they_are() {
+        let arguments = ["x", "htmap", "--log", "-h", "--", "hold", "--version"];
+        let cli = Cli::try_parse_from(normalize(arguments.iter().map(OsString::from)))
+            .expect("whatever HTMap's arguments are");
+        match cli.command {
+            Command::Htmap { arguments: passed } => assert_eq!(passed, arguments[2..]),
+            other => panic!("{other:?}"),
+        }
     }
 }

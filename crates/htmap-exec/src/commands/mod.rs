@@ -1,5 +1,6 @@
 //! The subcommands, a module each.
 
+mod htmap;
 mod local;
 mod packages;
 mod python;
@@ -14,6 +15,8 @@ pub(crate) fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
     match command {
         Command::Run(options) => run::run(options),
         Command::Local(options) => local::run(&options),
+        Command::Htmap { arguments } => htmap::run(&arguments),
+        Command::Explain { delivery } => htmap::explain(delivery),
         Command::Python { json } => python::run(json),
         Command::Transplant(command) => transplant::run(command),
         Command::Packages { python } => packages::run(python.as_deref()),
