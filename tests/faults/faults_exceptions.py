@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import signal
+
 from support.cases import Case, Err, Ok
 from support.environment import main_python
+from support.scratch import Scratch
 
 
 def no_groups() -> str | None:
     return None if main_python().version >= (3, 11) else "exception groups came with Python 3.11"
+
+
+def ignoring_sigint(scratch: Scratch) -> None:
+    """As a shell starts what it puts into the background."""
+    scratch.before_exec = lambda: signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 CASES = [
@@ -172,6 +180,12 @@ CASES = [
         "KeyboardInterrupt by SIGINT",
         "import os, signal, time\ndef f():\n    os.kill(os.getpid(), signal.SIGINT)\n    time.sleep(30)",
         Err("KeyboardInterrupt|SIGINT"),
+    ),
+    Case(
+        "KeyboardInterrupt by SIGINT, started where it is ignored",
+        "import os, signal, time\ndef f():\n    os.kill(os.getpid(), signal.SIGINT)\n    time.sleep(3)",
+        Err("KeyboardInterrupt|SIGINT"),
+        prepare=ignoring_sigint,
     ),
     Case("GeneratorExit", "def f():\n    raise GeneratorExit('odd')", Err("GeneratorExit")),
     Case("StopIteration", "def f():\n    return next(iter(()))", Err("StopIteration")),

@@ -156,6 +156,11 @@ impl Tree {
             command.pre_exec(move || {
                 // std hands the parent's blocked signals down; Python must hear them.
                 sigprocmask(SigmaskHow::SIG_SETMASK, Some(&before), None)?;
+                // A shell ignores these for what it starts in the background, and Python would then
+                // have no KeyboardInterrupt. It is in a group of its own in any case.
+                for ignored in [Signal::SIGINT, Signal::SIGQUIT] {
+                    nix::sys::signal::signal(ignored, nix::sys::signal::SigHandler::SigDfl)?;
+                }
                 // A runner that is killed outright takes Python with it.
                 nix::sys::prctl::set_pdeathsig(Signal::SIGKILL)?;
                 if nix::unistd::getppid() != parent {
