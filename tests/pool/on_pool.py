@@ -54,7 +54,8 @@ def any_error(m: htmap.Map) -> bool:
 
 def scratch(m: htmap.Map, attempt: int, component: int = 0) -> Path | None:
     """The scratch directory of one attempt (the first one is 1), while that runs."""
-    for ad in EXECUTE.glob("dir_*/.job.ad"):
+    # HTCondor 25 has a directory of its own around it.
+    for ad in (*EXECUTE.glob("dir_*/.job.ad"), *EXECUTE.glob("dir_*/scratch/.job.ad")):
         try:
             text = ad.read_text()
         except OSError:
