@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -22,6 +23,9 @@ import htmap
 from htmap import names
 
 BINARY = os.environ["HTMAP_EXEC_BIN"]
+# Which of the pools, and which of its two submit sides.
+SUITE = os.environ["HTMAP_EXEC_POOL"]
+BINDINGS = Path(sys.prefix).name.partition("-")[2]
 EXECUTE = Path("/var/lib/condor/execute")
 TIMEOUT = 90
 
@@ -38,6 +42,11 @@ def finished(m: htmap.Map) -> htmap.Map:
     """The map, once all of its components have ended, failed ones included."""
     m.wait(timeout=TIMEOUT, errors_ok=True)
     return m
+
+
+def ended(m: htmap.Map) -> None:
+    """Waits for the end of all components without HTMap: by the event log, of which HTMap has seen nothing then."""
+    until(lambda: len(events(m, htcondor.JobEventType.JOB_TERMINATED)) == len(m), "all components end")
 
 
 def results(m: htmap.Map) -> list[object]:
