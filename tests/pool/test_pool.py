@@ -1,4 +1,4 @@
-"""The pool itself, by stock HTMap alone: if these fail, the tests beside them say nothing about htmap-exec."""
+"""The pool itself, by HTMap's own delivery: if these fail, the tests beside them say nothing about htmap-exec."""
 
 from __future__ import annotations
 
