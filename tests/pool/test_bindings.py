@@ -6,6 +6,7 @@ What HTMap cannot do by itself is shown in processes of their own, which do not 
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import warnings
@@ -267,6 +268,16 @@ def jobs() -> int:
 def test_without_a_schedd_nothing_is_left(environment: dict[str, str]) -> None:
     told = said(elsewhere(ENABLED, SUBMIT, **environment))
     assert told
+    assert left() == []
+    assert jobs() == 0
+
+
+def test_a_schedd_that_does_not_answer_leaves_nothing(tmp_path: Path) -> None:
+    ad = Path(htcondor.param["SCHEDD_DAEMON_AD_FILE"]).read_text()
+    ad = re.sub(r"^(Address|MyAddress|ScheddIpAddr)\w* = .*\n", "", ad, flags=re.MULTILINE)
+    (tmp_path / "ad").write_text(ad + 'MyAddress = "<127.0.0.1:1>"\n')
+    told = said(elsewhere(ENABLED, SUBMIT, _CONDOR_SCHEDD_DAEMON_AD_FILE=str(tmp_path / "ad")))
+    assert told.startswith("HTCondorIOError Failed to connect to schedd")
     assert left() == []
     assert jobs() == 0
 
