@@ -1,7 +1,8 @@
 //! Compresses on all cores: independent gzip members of 1 MiB, written in order.
 //!
 //! RFC 1952 lets a gzip file hold many members; `gzip`, zlib and Python's `gzip` read them as one.
-//! Small outputs stay on the caller's thread, and memory stays flat for any size.
+//! Small outputs stay on the caller's thread, and memory stays flat for any size. Buffers are used again: musl gives
+//! large ones back to the kernel at once, which then has to clear every page for the next one.
 
 use std::collections::VecDeque;
 use std::io::{self, Write};
@@ -15,8 +16,14 @@ const MEMBER: usize = 1 << 20;
 const MOST_THREADS: usize = 8;
 
 struct Job {
+    member: Member,
+    answer: Sender<io::Result<Member>>,
+}
+
+#[derive(Default)]
+struct Member {
     data: Vec<u8>,
-    answer: Sender<io::Result<Vec<u8>>>,
+    packed: Vec<u8>,
 }
 
 /// A writer whose output is gzip.
@@ -25,7 +32,8 @@ pub(crate) struct ParallelGzip<W: Write> {
     buffer: Vec<u8>,
     jobs: Option<SyncSender<Job>>,
     threads: usize,
-    pending: VecDeque<Receiver<io::Result<Vec<u8>>>>,
+    pending: VecDeque<Receiver<io::Result<Member>>>,
+    spare: Vec<Member>,
 }
 
 impl<W: Write> ParallelGzip<W> {
@@ -37,6 +45,7 @@ impl<W: Write> ParallelGzip<W> {
             jobs: None,
             threads: 0,
             pending: VecDeque::new(),
+            spare: Vec::new(),
         }
     }
 
@@ -55,11 +64,11 @@ impl<W: Write> ParallelGzip<W> {
                             .lock()
                             .ok()
                             .and_then(|receiver| receiver.recv().ok());
-                        let Some(Job { data, answer }) = job else {
+                        let Some(Job { mut member, answer }) = job else {
                             break;
                         };
                         // The writer may have given up: nobody to tell.
-                        let _ = answer.send(compress(&data));
+                        let _ = answer.send(member.compress().map(|()| member));
                     }
                 });
             }
@@ -68,9 +77,11 @@ impl<W: Write> ParallelGzip<W> {
     }
 
     fn submit(&mut self) -> io::Result<()> {
-        let data = std::mem::take(&mut self.buffer);
+        let mut member = self.spare.pop().unwrap_or_default();
+        member.data.clear();
+        std::mem::swap(&mut member.data, &mut self.buffer);
         let (answer, receiver) = channel();
-        let sent = self.start_threads().send(Job { data, answer });
+        let sent = self.start_threads().send(Job { member, answer });
         if sent.is_err() {
             return Err(io::Error::other("the compressing threads ended"));
         }
@@ -88,14 +99,20 @@ impl<W: Write> ParallelGzip<W> {
         let member = receiver
             .recv()
             .map_err(|_| io::Error::other("the compressing threads ended"))??;
-        self.inner.write_all(&member)
+        self.inner.write_all(&member.packed)?;
+        self.spare.push(member);
+        Ok(())
     }
 
     /// Writes what is left and gives the writer back.
     pub(crate) fn finish(mut self) -> io::Result<W> {
         if self.pending.is_empty() {
-            let member = compress(&self.buffer)?;
-            self.inner.write_all(&member)?;
+            let mut member = Member {
+                data: std::mem::take(&mut self.buffer),
+                packed: Vec::new(),
+            };
+            member.compress()?;
+            self.inner.write_all(&member.packed)?;
         } else {
             if !self.buffer.is_empty() {
                 self.submit()?;
@@ -123,15 +140,23 @@ impl<W: Write> Write for ParallelGzip<W> {
     }
 }
 
-fn compress(data: &[u8]) -> io::Result<Vec<u8>> {
-    let level = if compressible(data) {
-        Compression::new(3)
-    } else {
-        Compression::none()
-    };
-    let mut encoder = GzEncoder::new(Vec::with_capacity(data.len() / 2 + 64), level);
-    encoder.write_all(data)?;
-    encoder.finish()
+impl Member {
+    fn compress(&mut self) -> io::Result<()> {
+        let size = self.data.len();
+        let (level, expected) = if compressible(&self.data) {
+            (Compression::new(3), size / 2)
+        } else {
+            // Stored, with a header for every 64 KiB or less.
+            (Compression::none(), size + size / 1024)
+        };
+        let mut packed = std::mem::take(&mut self.packed);
+        packed.clear();
+        packed.reserve(expected + 64);
+        let mut encoder = GzEncoder::new(packed, level);
+        encoder.write_all(&self.data)?;
+        self.packed = encoder.finish()?;
+        Ok(())
+    }
 }
 
 /// Random floating-point numbers lose 5 % at twenty times the cost: not worth it.

@@ -8,7 +8,12 @@ use htmap_exec_interpreter::PythonVersion;
 
 /// Runs HTMap components on HTCondor execute nodes.
 #[derive(Debug, Parser)]
-#[command(name = "htmap-exec", version, disable_help_subcommand = true)]
+#[command(
+    name = "htmap-exec",
+    version,
+    long_version = concat!(env!("CARGO_PKG_VERSION"), " (", env!("HTMAP_EXEC_BUILD"), ")"),
+    disable_help_subcommand = true
+)]
 pub(crate) struct Cli {
     #[command(subcommand)]
     pub(crate) command: Command,
