@@ -98,7 +98,6 @@ def test_statuses_while_a_map_runs(assume: None, switch: Path) -> None:
 
 def test_other_processes_follow_a_map(assume: None, switch: Path) -> None:
     m = htmap.map(waiting(switch), range(2), tag="followed")
-    assert (said(elsewhere(ENABLED, statuses(m)))) in ("IDLE IDLE", "IDLE RUNNING", "RUNNING IDLE", "RUNNING RUNNING")
     until(lambda: said(elsewhere(ENABLED, statuses(m))) == "RUNNING RUNNING", "another process sees both run")
     assert m.component_statuses == [STATUS.RUNNING] * 2
     switch.touch()
