@@ -16,6 +16,7 @@ from .explaining import explain
 from .failures import (
     BinaryNotFound,
     BinaryUnusable,
+    BindingsMissing,
     ComponentFailed,
     HtmapExecError,
     HTMapMissing,
@@ -33,6 +34,7 @@ from .outputs import load_output, report
 __all__ = [
     "BinaryNotFound",
     "BinaryUnusable",
+    "BindingsMissing",
     "ComponentFailed",
     "HTMapMissing",
     "HtmapExecError",

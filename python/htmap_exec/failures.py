@@ -31,6 +31,10 @@ class HTMapMissing(HtmapExecError, ImportError):
     """HTMap is not installed beside this Python."""
 
 
+class BindingsMissing(HtmapExecError, ImportError):
+    """HTCondor's Python bindings are not installed beside this Python."""
+
+
 class ShippingError(HtmapExecError):
     """The submit side's cloudpickle cannot be sent along with a map."""
 

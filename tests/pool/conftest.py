@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -9,9 +10,18 @@ import pytest
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    # HTCondor 23.9 says on import that these bindings will go.
+    # Version 1 of HTCondor's bindings says wherever it is used that it will go.
     config.addinivalue_line("filterwarnings", "ignore::FutureWarning")
     config.addinivalue_line("filterwarnings", "ignore::DeprecationWarning")
+    if "HTMAP_EXEC_POOL" in os.environ:
+        # Before any test imports HTMap: it cannot be imported, or follow its maps, by itself in every combination of
+        # pool and bindings. (What it cannot do is tested in processes of their own.)
+        from htmap_exec import bindings
+
+        bindings.present()
+        import htmap
+
+        bindings.adapt(htmap)
 
 
 @pytest.fixture(autouse=True)

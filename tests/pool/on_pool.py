@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -22,6 +23,9 @@ import htmap
 from htmap import names
 
 BINARY = os.environ["HTMAP_EXEC_BIN"]
+# Which of the pools, and which of its two submit sides.
+SUITE = os.environ["HTMAP_EXEC_POOL"]
+BINDINGS = Path(sys.prefix).name.partition("-")[2]
 EXECUTE = Path("/var/lib/condor/execute")
 TIMEOUT = 90
 
@@ -40,6 +44,11 @@ def finished(m: htmap.Map) -> htmap.Map:
     return m
 
 
+def ended(m: htmap.Map) -> None:
+    """Waits for the end of all components without HTMap: by the event log, of which HTMap has seen nothing then."""
+    until(lambda: len(events(m, htcondor.JobEventType.JOB_TERMINATED)) == len(m), "all components end")
+
+
 def results(m: htmap.Map) -> list[object]:
     """All results; a report in place of an endless wait where a component failed or is held."""
     until(lambda: m.is_done or m.holds or any_error(m), "all components end")
@@ -54,7 +63,8 @@ def any_error(m: htmap.Map) -> bool:
 
 def scratch(m: htmap.Map, attempt: int, component: int = 0) -> Path | None:
     """The scratch directory of one attempt (the first one is 1), while that runs."""
-    for ad in EXECUTE.glob("dir_*/.job.ad"):
+    # HTCondor 25 has a directory of its own around it.
+    for ad in (*EXECUTE.glob("dir_*/.job.ad"), *EXECUTE.glob("dir_*/scratch/.job.ad")):
         try:
             text = ad.read_text()
         except OSError:

@@ -1,11 +1,10 @@
-"""HTCondor's Python bindings as HTMap 0.6.1 knows them: version 1, whichever version is installed."""
+"""HTCondor's Python bindings as HTMap 0.6.1 knows them: version 1, whichever version is installed.
 
-from typing import Any
+`present` must come before HTMap's import, which takes what there is by name; `adapt` after it. Nothing in HTMap's and
+HTCondor's files is changed, nor in the modules `htcondor2` and `classad2`, which others may use as they are.
+"""
 
+from .adapting import adapt
+from .presenting import present
 
-def present() -> None:
-    """Make `import htcondor` and `import classad` work as in version 1. To be called before HTMap is imported."""
-
-
-def adapt(htmap: Any) -> None:
-    """Let an imported HTMap read the event logs of any HTCondor from 23.9 to 25.14."""
+__all__ = ["adapt", "present"]
