@@ -84,6 +84,22 @@ def test_python_says_what_it_picks_and_why_no_other(tmp_path: Path) -> None:
     assert "passed over:" in text
 
 
+def test_a_path_that_is_no_text(tmp_path: Path) -> None:
+    directory = os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9")
+    site = Path(directory, "lib/python{}.{}/site-packages".format(*main_python().version))
+    # Python's venv cannot make it there.
+    subprocess.run([main_python().path, "-m", "venv", "--without-pip", tmp_path / "venv"], check=True)
+    (tmp_path / "venv").rename(directory)
+    (site / "there-1.0.dist-info").mkdir()
+    (site / "there-1.0.dist-info/METADATA").write_text("Name: there\nVersion: 1.0\n")
+    # What a site prints must not be taken for the answer.
+    (site / "sitecustomize.py").write_text("print('hello')")
+    python = Path(directory, "bin/python")
+    done = htmap_exec("packages", "--python", python)
+    assert (done.returncode, done.stdout) == (0, "there==1.0\n"), done.stderr
+    assert json.loads(htmap_exec("python", "--json", VIRTUAL_ENV=directory).stdout)["picked"]["origin"] == "VIRTUAL_ENV"
+
+
 def test_a_python_that_is_none_is_a_clear_error(tmp_path: Path) -> None:
     done = htmap_exec("packages", "--python", tmp_path / "nothing")
     assert done.returncode == 1

@@ -1,16 +1,18 @@
 //! Starts an interpreter once and asks it what it is.
 
+use std::ffi::OsStr;
 use std::io::{self, Read as _};
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
-
-use serde::Deserialize;
 
 use crate::distributions::Distributions;
 use crate::version::PythonVersion;
 
 const PROGRAM: &str = include_str!("probe.py");
+/// What its answer begins with.
+const BEGIN: &[u8] = b"htmap-exec probe\0";
 const LIMIT: Duration = Duration::from_secs(30);
 
 /// What an interpreter says of itself.
@@ -54,7 +56,7 @@ pub enum ProbeError {
     },
     /// What it said is not what a Python says.
     #[error("it does not answer as a Python does")]
-    Unreadable(#[source] serde_json::Error),
+    Unreadable,
 }
 
 fn last_line(stderr: &str) -> String {
@@ -62,15 +64,33 @@ fn last_line(stderr: &str) -> String {
     line.map_or_else(String::new, |line| format!(": {}", line.trim()))
 }
 
-#[derive(Deserialize)]
-struct Answer {
-    version: (u8, u8),
-    full_version: String,
-    implementation: String,
-    executable: PathBuf,
-    prefix: PathBuf,
-    base_prefix: PathBuf,
-    sys_path: Vec<PathBuf>,
+/// What it says; where something else has written to stdout before it, such as a `sitecustomize`, after that.
+fn read(stdout: &[u8]) -> Option<Interpreter> {
+    let begin = stdout
+        .windows(BEGIN.len())
+        .rposition(|window| window == BEGIN)?;
+    let mut fields = stdout[begin + BEGIN.len()..].split(|&byte| byte == 0);
+    let path = |bytes: &[u8]| PathBuf::from(OsStr::from_bytes(bytes));
+    let mut text = || Some(String::from_utf8_lossy(fields.next()?).into_owned());
+    let version = text()?.parse().ok()?;
+    let (full_version, implementation) = (text()?, text()?);
+    let executable = path(fields.next()?);
+    let (prefix, base_prefix) = (path(fields.next()?), path(fields.next()?));
+    let mut sys_path: Vec<PathBuf> = fields.map(path).collect();
+    // Behind the NUL of the last one.
+    sys_path.pop();
+    // Its metadata says so in a millisecond; Python's own importlib.metadata takes twenty.
+    let cloudpickle = Distributions::new().version_of("cloudpickle", &sys_path);
+    Some(Interpreter {
+        executable,
+        version,
+        full_version,
+        implementation,
+        prefix,
+        base_prefix,
+        sys_path,
+        cloudpickle,
+    })
 }
 
 /// Asks it.
@@ -113,20 +133,5 @@ pub fn probe(path: &Path) -> Result<Interpreter, ProbeError> {
         let stderr = String::from_utf8_lossy(&text(stderr)).into_owned();
         return Err(ProbeError::Ended { status, stderr });
     }
-    let answer: Answer = serde_json::from_slice(&stdout).map_err(ProbeError::Unreadable)?;
-    // Its metadata says so in a millisecond; Python's own importlib.metadata takes twenty.
-    let cloudpickle = Distributions::new().version_of("cloudpickle", &answer.sys_path);
-    Ok(Interpreter {
-        executable: answer.executable,
-        version: PythonVersion {
-            major: answer.version.0,
-            minor: answer.version.1,
-        },
-        full_version: answer.full_version,
-        implementation: answer.implementation,
-        prefix: answer.prefix,
-        base_prefix: answer.base_prefix,
-        sys_path: answer.sys_path,
-        cloudpickle,
-    })
+    read(&stdout).ok_or(ProbeError::Unreadable)
 }
