@@ -95,7 +95,8 @@ def sleeping(tag: str, components: int = 1) -> htmap.Map:
         time.sleep(600)
 
     m = htmap.map(sleep, range(components), tag=tag)
-    until(lambda: queued(m, "JobStatus") == [RUNNING] * components, "all components run")
+    # By the event log: to the queue a job runs as soon as its files are on the way, when suspending it leads nowhere.
+    until(lambda: m.component_statuses == [htmap.ComponentStatus.RUNNING] * components, "all components run")
     return m
 
 
