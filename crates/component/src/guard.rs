@@ -112,12 +112,11 @@ fn instructions_fit(object: &CodeObject, table: &Instructions) -> bool {
         .collect();
     let mut index = 0;
     let mut extended = 0_usize;
-    // RESUME opens every code object, after what sets up cells and generators.
-    if table.version >= (3, 11) {
-        let resume = if table.version >= (3, 13) { 149 } else { 151 };
-        if !units.iter().take(64).any(|(opcode, _)| *opcode == resume) {
-            return false;
-        }
+    // Only what sets up cells and generators comes before it.
+    if let Some(resume) = table.resume
+        && !units.iter().take(64).any(|(opcode, _)| *opcode == resume)
+    {
+        return false;
     }
     while let Some(&(opcode, low)) = units.get(index) {
         index += 1;
@@ -126,10 +125,9 @@ fn instructions_fit(object: &CodeObject, table: &Instructions) -> bool {
             return false;
         }
         let argument = extended << 8 | usize::from(low);
-        // EXTENDED_ARG
-        let extends = if table.version >= (3, 13) { 71 } else { 144 };
-        extended = if opcode == extends { argument } else { 0 };
-        if opcode == extends {
+        extended = 0;
+        if opcode == table.extended {
+            extended = argument;
             continue;
         }
         if table.consts.contains(&opcode) && object.consts.is_some_and(|size| argument >= size) {

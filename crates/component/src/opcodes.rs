@@ -19,6 +19,10 @@ pub(crate) struct Instructions {
     pub(crate) compare: (u8, u8),
     /// From this opcode on, the argument means something.
     pub(crate) argument: u8,
+    /// `EXTENDED_ARG`
+    pub(crate) extended: u8,
+    /// `RESUME`, which opens every code object (3.11 and later).
+    pub(crate) resume: Option<u8>,
 }
 
 pub(crate) const KNOWN: &[Instructions] = &[
@@ -30,6 +34,8 @@ pub(crate) const KNOWN: &[Instructions] = &[
         absolute: &[111, 112, 113, 114, 115, 119],
         compare: (107, 12),
         argument: 90,
+        extended: 144,
+        resume: None,
     },
     Instructions {
         version: (3, 7),
@@ -39,6 +45,8 @@ pub(crate) const KNOWN: &[Instructions] = &[
         absolute: &[111, 112, 113, 114, 115, 119],
         compare: (107, 12),
         argument: 90,
+        extended: 144,
+        resume: None,
     },
     Instructions {
         version: (3, 8),
@@ -48,6 +56,8 @@ pub(crate) const KNOWN: &[Instructions] = &[
         absolute: &[111, 112, 113, 114, 115],
         compare: (107, 12),
         argument: 90,
+        extended: 144,
+        resume: None,
     },
     Instructions {
         version: (3, 9),
@@ -57,6 +67,8 @@ pub(crate) const KNOWN: &[Instructions] = &[
         absolute: &[111, 112, 113, 114, 115, 121],
         compare: (107, 6),
         argument: 90,
+        extended: 144,
+        resume: None,
     },
     Instructions {
         version: (3, 10),
@@ -66,6 +78,8 @@ pub(crate) const KNOWN: &[Instructions] = &[
         absolute: &[111, 112, 113, 114, 115, 121],
         compare: (107, 6),
         argument: 90,
+        extended: 144,
+        resume: None,
     },
     Instructions {
         version: (3, 11),
@@ -75,6 +89,8 @@ pub(crate) const KNOWN: &[Instructions] = &[
         absolute: &[],
         compare: (107, 6),
         argument: 90,
+        extended: 144,
+        resume: Some(151),
     },
     Instructions {
         version: (3, 12),
@@ -84,6 +100,8 @@ pub(crate) const KNOWN: &[Instructions] = &[
         absolute: &[],
         compare: (107, 6),
         argument: 90,
+        extended: 144,
+        resume: Some(151),
     },
     Instructions {
         version: (3, 13),
@@ -93,5 +111,18 @@ pub(crate) const KNOWN: &[Instructions] = &[
         absolute: &[],
         compare: (58, 6),
         argument: 44,
+        extended: 71,
+        resume: Some(149),
+    },
+    Instructions {
+        version: (3, 14),
+        valid: [0xfffffffffffffff7, 0x01ffffffffffffff, 0x0000000000000001, 0x8000000000000000],
+        caches: &[(38, 1), (39, 3), (44, 5), (52, 3), (55, 3), (56, 1), (57, 1), (70, 1), (75, 1), (80, 9), (92, 4), (96, 1), (100, 1), (101, 1), (102, 1), (103, 1), (106, 1), (110, 4), (119, 1)],
+        consts: &[82],
+        absolute: &[],
+        compare: (56, 6),
+        argument: 43,
+        extended: 69,
+        resume: Some(128),
     },
 ];
