@@ -195,6 +195,8 @@ def test_the_source_package_has_every_source(source_package: Path) -> None:
     assert [name for name in tracked if not (source_package / name).is_file()] == []
 
 
+# It compiles every crate, beside whatever else the machine does.
+@pytest.mark.timeout(1500)
 def test_the_source_package_compiles_without_git(source_package: Path, tmp_path: Path) -> None:
     env = {key: value for key, value in os.environ.items() if not key.startswith(("HTMAP_EXEC_", "CARGO_TARGET"))}
     # Not the checkout's directory: there cargo would take the one's files for the other's.
