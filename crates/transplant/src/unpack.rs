@@ -12,10 +12,9 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, SystemTime};
 
-use sha2::{Digest as _, Sha256};
-
 use crate::archive::Archive;
 use crate::error::Error;
+use crate::frame::{Reader, offsets};
 use crate::pack::MTIME;
 use crate::tree::Kind;
 
@@ -29,16 +28,16 @@ pub struct Unpacked {
 }
 
 /// The bytes of one file in one frame.
-struct Piece {
-    entry: usize,
-    frame: usize,
+pub(crate) struct Piece {
+    pub(crate) entry: usize,
+    pub(crate) frame: usize,
     /// In the content of the frame.
-    offset: usize,
-    length: usize,
+    pub(crate) offset: usize,
+    pub(crate) length: usize,
     /// In the file.
-    at: u64,
+    pub(crate) at: u64,
     /// Whether the file has no other piece.
-    whole: bool,
+    pub(crate) whole: bool,
 }
 
 /// Checks every frame of an archive, and writes nothing.
@@ -59,10 +58,7 @@ pub fn unpack(archive: &Archive, file: &File, root: &Path) -> Result<Unpacked, E
                 .map_err(Error::io("make", &path))?;
         }
     }
-    let pieces = pieces(archive);
-    let first: Vec<usize> = (0..=archive.frames.len())
-        .map(|frame| pieces.partition_point(|piece| piece.frame < frame))
-        .collect();
+    let (pieces, first) = pieces(archive);
     let mtime =
         SystemTime::UNIX_EPOCH + Duration::from_secs(u64::try_from(MTIME).expect("after 1970"));
     each_frame(archive, file, |frame, content| {
@@ -137,7 +133,8 @@ fn write(
     Ok(())
 }
 
-fn pieces(archive: &Archive) -> Vec<Piece> {
+/// Sorted by frame, and where those of each frame begin.
+pub(crate) fn pieces(archive: &Archive) -> (Vec<Piece>, Vec<usize>) {
     let mut pieces = Vec::new();
     for (entry, (each, place)) in archive.entries.iter().zip(&archive.places).enumerate() {
         let (Kind::File(size), Some(place)) = (&each.kind, place) else {
@@ -169,7 +166,12 @@ fn pieces(archive: &Archive) -> Vec<Piece> {
             offset = 0;
         }
     }
-    pieces
+    // Files that are the same may share a place.
+    pieces.sort_by_key(|piece| piece.frame);
+    let first = (0..=archive.frames.len())
+        .map(|frame| pieces.partition_point(|piece| piece.frame < frame))
+        .collect();
+    (pieces, first)
 }
 
 /// Decompresses and checks each frame, and hands its content over, on all processors.
@@ -178,50 +180,20 @@ fn each_frame(
     file: &File,
     take: impl Fn(usize, &[u8]) -> Result<(), Error> + Sync,
 ) -> Result<(), Error> {
-    let offsets: Vec<u64> = archive
-        .frames
-        .iter()
-        .scan(0, |sum, frame| {
-            let begin = *sum;
-            *sum += frame.compressed;
-            Some(begin)
-        })
-        .collect();
+    let offsets = offsets(archive);
     let counter = AtomicUsize::new(0);
     let stop = AtomicBool::new(false);
     let failed: Mutex<Option<Error>> = Mutex::new(None);
-    let one = |index: usize,
-               packed: &mut Vec<u8>,
-               content: &mut Vec<u8>,
-               zstd: &mut zstd::bulk::Decompressor<'_>| {
-        let frame = &archive.frames[index];
-        let damaged = |reason: String| Error::Damaged {
-            path: archive.path().to_path_buf(),
-            reason,
-        };
-        packed.resize(
-            usize::try_from(frame.compressed).map_err(|error| damaged(error.to_string()))?,
-            0,
-        );
-        file.read_exact_at(packed, offsets[index])
-            .map_err(Error::io("read", archive.path()))?;
-        content.clear();
-        content.reserve(usize::try_from(frame.length).expect("checked"));
-        zstd.decompress_to_buffer(packed, content)
-            .map_err(|error| damaged(format!("frame {index} cannot be read: {error}")))?;
-        if content.len() as u64 != frame.length || Sha256::digest(&*content)[..] != frame.digest {
-            return Err(damaged(format!("frame {index} is not what its index says")));
-        }
+    let one = |reader: &mut Reader, content: &mut Vec<u8>, index: usize| {
+        reader.read(archive, file, index, offsets[index], content)?;
         take(index, content)
     };
     let worker = || {
-        let mut packed = Vec::new();
         let mut content = Vec::new();
-        let mut zstd = match zstd::bulk::Decompressor::new() {
-            Ok(zstd) => zstd,
+        let mut reader = match Reader::new(archive) {
+            Ok(reader) => reader,
             Err(error) => {
                 stop.store(true, Ordering::Relaxed);
-                let error = Error::io("read", archive.path())(error);
                 failed
                     .lock()
                     .unwrap_or_else(std::sync::PoisonError::into_inner)
@@ -234,7 +206,7 @@ fn each_frame(
             if index >= archive.frames.len() {
                 return;
             }
-            if let Err(error) = one(index, &mut packed, &mut content, &mut zstd) {
+            if let Err(error) = one(&mut reader, &mut content, index) {
                 stop.store(true, Ordering::Relaxed);
                 failed
                     .lock()

@@ -1,29 +1,31 @@
 //! The bytes of the files, frame by frame as they are asked for, and no frame unchecked.
 //!
-//! What was read once stays in the kernel's page cache, so only as many frames are kept here as
-//! the files of a package are spread over. One that cannot be read is an error of the whole run,
-//! whatever Python makes of it: the first such error is kept.
+//! A frame holds a hundred small files, of which a package needs a few now and a few later. So what
+//! was decompressed goes into a file without a name beside the mount: that is the kernel's memory,
+//! which it can take back, and a frame is read once. One that cannot be read is an error of the
+//! whole run, whatever Python makes of it: the first such error is kept.
 
 use std::collections::HashMap;
 use std::fs::File;
+use std::ops::Range;
+use std::os::unix::fs::FileExt as _;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
-use std::time::Duration;
 
 use crate::archive::Archive;
 use crate::error::Error;
 use crate::frame::{Reader, offsets};
 use crate::tree::Kind;
 
-/// Bytes of frames that are kept.
-const KEPT: usize = 48 << 20;
-/// When nobody has asked for anything for so long, nothing is kept.
-const IDLE: Duration = Duration::from_secs(5);
+/// How many frames are kept in memory: those that are about to be kept elsewhere.
+const KEPT: usize = 8;
+/// How many frames are read ahead: about half of them are asked for.
+const AHEAD: usize = 2;
 
 /// Decompressed.
 type Frame = Arc<Vec<u8>>;
 
 enum Slot {
-    /// Somebody reads it.
+    /// Somebody reads it because it was asked for.
     Reading,
     Ready {
         frame: Frame,
@@ -32,13 +34,15 @@ enum Slot {
     },
 }
 
-#[derive(Default)]
 struct State {
     slots: HashMap<usize, Slot>,
     uses: u64,
-    bytes: usize,
-    /// Frames that are likely to be asked for, the next one last.
+    /// By frame: whether it lies in the file without a name.
+    stored: Vec<bool>,
+    /// Frames that every Python asks for, the next one last.
     wanted: Vec<usize>,
+    /// Frames behind the one that was asked for last.
+    following: Range<usize>,
     readers: Vec<Reader>,
 }
 
@@ -46,32 +50,61 @@ struct State {
 pub(super) struct Content {
     archive: Arc<Archive>,
     file: File,
+    /// Where frames begin in the archive.
     offsets: Vec<u64>,
+    /// The file without a name, if there can be one, and where frames begin in it.
+    store: Option<File>,
+    places: Vec<u64>,
     state: Mutex<State>,
     moved: Condvar,
     failure: Arc<OnceLock<String>>,
 }
 
 impl Content {
-    pub(super) fn new(archive: Arc<Archive>, file: File, failure: Arc<OnceLock<String>>) -> Self {
+    pub(super) fn new(
+        archive: Arc<Archive>,
+        file: File,
+        store: Option<File>,
+        failure: Arc<OnceLock<String>>,
+    ) -> Self {
+        let places = archive
+            .frames
+            .iter()
+            .scan(0, |sum, frame| {
+                let begin = *sum;
+                *sum += frame.length;
+                Some(begin)
+            })
+            .collect();
+        let state = State {
+            slots: HashMap::new(),
+            uses: 0,
+            stored: vec![false; archive.frames.len()],
+            wanted: Vec::new(),
+            following: 0..0,
+            readers: Vec::new(),
+        };
         Self {
             offsets: offsets(&archive),
             archive,
             file,
-            state: Mutex::default(),
+            store,
+            places,
+            state: Mutex::new(state),
             moved: Condvar::new(),
             failure,
         }
     }
 
-    /// Some of a file, and what of it lies in one frame without a copy; `None` is an I/O error.
-    pub(super) fn read<R>(
+    /// Some of a file, as far as it goes; `None` is an I/O error. What was read for it is stored
+    /// when `take` has answered.
+    pub(super) fn read(
         &self,
         entry: usize,
         from: u64,
         length: usize,
-        take: impl FnOnce(&[u8]) -> R,
-    ) -> Option<R> {
+        take: impl FnOnce(&[u8]),
+    ) -> Option<()> {
         let (Kind::File(size), Some(place)) = (
             &self.archive.entries.get(entry)?.kind,
             self.archive.places[entry],
@@ -82,7 +115,8 @@ impl Content {
             .unwrap_or(usize::MAX)
             .min(length);
         if left == 0 {
-            return Some(take(&[]));
+            take(&[]);
+            return Some(());
         }
         let mut index = place.frame;
         let mut offset = place.offset.checked_add(from)?;
@@ -91,22 +125,39 @@ impl Content {
             index += 1;
         }
         let mut offset = usize::try_from(offset).ok()?;
-        let frame = self.frame(index)?;
-        if frame.len() - offset >= left {
-            return Some(take(&frame[offset..offset + left]));
-        }
-        let mut joined = Vec::with_capacity(left);
-        let mut frame = frame;
+        let mut joined = Vec::new();
         loop {
-            let here = left.min(frame.len() - offset);
-            joined.extend_from_slice(&frame[offset..offset + here]);
+            let room = usize::try_from(self.archive.frames.get(index)?.length).ok()? - offset;
+            let here = left.min(room);
+            let stored = self.lock().stored[index];
+            let is_all = joined.is_empty() && here == left;
+            if stored {
+                let begin = joined.len();
+                joined.resize(begin + here, 0);
+                let at = self.places[index] + offset as u64;
+                let read = self.store.as_ref()?.read_exact_at(&mut joined[begin..], at);
+                if let Err(error) = read {
+                    self.failed(&Error::io("read", self.archive.path())(error));
+                    return None;
+                }
+            } else {
+                let frame = self.frame(index)?;
+                let bytes = &frame[offset..offset + here];
+                if is_all {
+                    take(bytes);
+                    self.put_by(index, &frame);
+                    return Some(());
+                }
+                joined.extend_from_slice(bytes);
+                self.put_by(index, &frame);
+            }
             left -= here;
             if left == 0 {
-                return Some(take(&joined));
+                take(&joined);
+                return Some(());
             }
             index += 1;
             offset = 0;
-            frame = self.frame(index)?;
         }
     }
 
@@ -114,32 +165,36 @@ impl Content {
     pub(super) fn read_ahead(&self) {
         let mut state = self.lock();
         loop {
-            if let Some(index) = state.wanted.pop() {
-                if !state.slots.contains_key(&index) {
-                    state = self.fill(index, state).0;
-                }
+            let following = state.following.next();
+            let Some(index) = following.or_else(|| state.wanted.pop()) else {
+                state = self
+                    .moved
+                    .wait(state)
+                    .unwrap_or_else(PoisonError::into_inner);
+                continue;
+            };
+            if state.stored[index] || state.slots.contains_key(&index) {
                 continue;
             }
-            let uses = state.uses;
-            let (next, waited) = self
-                .moved
-                .wait_timeout(state, IDLE)
-                .unwrap_or_else(PoisonError::into_inner);
-            state = next;
-            if waited.timed_out() && state.uses == uses {
-                state.slots.retain(|_, slot| matches!(slot, Slot::Reading));
-                state.bytes = 0;
-                state.readers.clear();
+            let reader = state.readers.pop();
+            drop(state);
+            // An error is one when the frame is asked for.
+            if let Ok((reader, frame)) = self.decompress(index, reader) {
+                let mut state = self.lock();
+                state.readers.push(reader);
+                if !state.slots.contains_key(&index) {
+                    keep(&mut state, index, &frame);
+                }
+                drop(state);
+                self.put_by(index, &frame);
             }
+            state = self.lock();
         }
     }
 
     /// Says what will be asked for soon, the first one first.
     pub(super) fn expect(&self, frames: &[usize]) {
-        let mut state = self.lock();
-        state.wanted = frames.iter().rev().copied().collect();
-        drop(state);
-        self.moved.notify_all();
+        self.lock().wanted = frames.iter().rev().copied().collect();
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -162,51 +217,52 @@ impl Content {
                         .wait(state)
                         .unwrap_or_else(PoisonError::into_inner);
                 }
-                None => return self.fill(index, state).1,
+                None => break,
             }
         }
-    }
-
-    fn fill<'a>(
-        &'a self,
-        index: usize,
-        mut state: MutexGuard<'a, State>,
-    ) -> (MutexGuard<'a, State>, Option<Frame>) {
+        let end = self.archive.frames.len();
+        state.following = (index + 1).min(end)..(index + 1 + AHEAD).min(end);
         state.slots.insert(index, Slot::Reading);
         let reader = state.readers.pop();
         drop(state);
-        let mut content = Vec::new();
-        let read = reader
-            .map_or_else(|| Reader::new(&self.archive), Ok)
-            .and_then(|mut reader| {
-                let offset = self.offsets[index];
-                reader.read(&self.archive, &self.file, index, offset, &mut content)?;
-                Ok(reader)
-            });
+        self.moved.notify_all();
+        let decompressed = self.decompress(index, reader);
         let mut state = self.lock();
-        let frame = match read {
-            Ok(reader) => {
+        state.slots.remove(&index);
+        let frame = match decompressed {
+            Ok((reader, frame)) => {
                 state.readers.push(reader);
-                state.uses += 1;
-                let used = state.uses;
-                let frame = Arc::new(content);
-                state.bytes += frame.len();
-                let slot = Slot::Ready {
-                    frame: Arc::clone(&frame),
-                    used,
-                };
-                state.slots.insert(index, slot);
-                make_room(&mut state);
+                keep(&mut state, index, &frame);
                 Some(frame)
             }
             Err(error) => {
-                state.slots.remove(&index);
                 self.failed(&error);
                 None
             }
         };
+        drop(state);
         self.moved.notify_all();
-        (state, frame)
+        frame
+    }
+
+    fn decompress(&self, index: usize, reader: Option<Reader>) -> Result<(Reader, Frame), Error> {
+        tracing::trace!("frame {index}");
+        let mut reader = reader.map_or_else(|| Reader::new(&self.archive), Ok)?;
+        let mut content = Vec::new();
+        let offset = self.offsets[index];
+        reader.read(&self.archive, &self.file, index, offset, &mut content)?;
+        Ok((reader, Arc::new(content)))
+    }
+
+    /// Stores a frame. Where there is no room for it, it will be decompressed again.
+    fn put_by(&self, index: usize, frame: &Frame) {
+        let Some(store) = &self.store else { return };
+        if self.lock().stored[index] || store.write_all_at(frame, self.places[index]).is_err() {
+            return;
+        }
+        let mut state = self.lock();
+        state.stored[index] = true;
+        state.slots.remove(&index);
     }
 
     fn failed(&self, error: &Error) {
@@ -220,22 +276,25 @@ impl Content {
     }
 }
 
-/// The least recently used goes.
-fn make_room(state: &mut State) {
-    while state.bytes > KEPT {
-        let oldest = state
-            .slots
-            .iter()
-            .filter_map(|(&index, slot)| match slot {
-                Slot::Ready { frame, used } => Some((*used, index, frame.len())),
-                Slot::Reading => None,
-            })
-            .min();
-        // One alone may be larger than all that is kept.
-        let Some((_, index, length)) = oldest.filter(|_| state.slots.len() > 1) else {
-            return;
-        };
-        state.slots.remove(&index);
-        state.bytes -= length;
+/// The least recently used one goes.
+fn keep(state: &mut State, index: usize, frame: &Frame) {
+    state.uses += 1;
+    let slot = Slot::Ready {
+        frame: Arc::clone(frame),
+        used: state.uses,
+    };
+    state.slots.insert(index, slot);
+    let ready: Vec<(u64, usize)> = state
+        .slots
+        .iter()
+        .filter_map(|(&index, slot)| match slot {
+            Slot::Ready { used, .. } => Some((*used, index)),
+            Slot::Reading => None,
+        })
+        .collect();
+    if ready.len() > KEPT
+        && let Some((_, oldest)) = ready.iter().min()
+    {
+        state.slots.remove(oldest);
     }
 }

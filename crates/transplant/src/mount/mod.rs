@@ -67,6 +67,9 @@ pub fn mount(
     let content = Arc::new(Content::new(
         Arc::clone(archive),
         file,
+        target
+            .parent()
+            .and_then(|beside| tempfile::tempfile_in(beside).ok()),
         Arc::clone(&failure),
     ));
     let tree = Tree {
@@ -85,6 +88,7 @@ pub fn mount(
     fuser::Session::from_fd(tree, made.device, fuser::SessionACL::All, config)
         .and_then(fuser::Session::spawn)
         .map_err(failed)?;
+    content.expect(&start_up(archive));
     std::thread::Builder::new()
         .name("read-ahead".to_owned())
         .spawn(move || content.read_ahead())
@@ -94,4 +98,31 @@ pub fn mount(
         device,
         failure,
     })
+}
+
+/// The frames that every Python starts with: the interpreter, its library, what `site` and the
+/// driver import. Only a hint: what is forgotten here is read when it is asked for.
+fn start_up(archive: &Archive) -> Vec<usize> {
+    let is_early = |path: &[u8]| {
+        let directory = path.rsplitn(2, |&byte| byte == b'/').nth(1).unwrap_or(b"");
+        let name = &path[directory.len()..];
+        directory == b"bin" && name.starts_with(b"/python")
+            || directory.starts_with(b"lib")
+                && !directory.contains(&b'/')
+                && name.starts_with(b"/libpython")
+            || directory.starts_with(b"lib/python3.")
+                && (directory.ends_with(b"/encodings/__pycache__")
+                    || directory.iter().filter(|&&byte| byte == b'/').count() == 2
+                        && directory.ends_with(b"/__pycache__"))
+    };
+    let mut frames: Vec<usize> = archive
+        .entries
+        .iter()
+        .zip(&archive.places)
+        .filter(|(entry, _)| is_early(&entry.path))
+        .filter_map(|(_, place)| place.map(|place| place.frame))
+        .collect();
+    frames.sort_unstable();
+    frames.dedup();
+    frames
 }
