@@ -5,12 +5,12 @@
 //! which it can take back, and a frame is read once. One that cannot be read is an error of the
 //! whole run, whatever Python makes of it: the first such error is kept.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::fs::File;
-use std::ops::Range;
 use std::os::unix::fs::FileExt as _;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 
+use super::ahead::Ahead;
 use crate::archive::Archive;
 use crate::error::Error;
 use crate::frame::{Reader, offsets};
@@ -18,8 +18,8 @@ use crate::tree::Kind;
 
 /// How many frames are kept in memory: those that are about to be kept elsewhere.
 const KEPT: usize = 8;
-/// How many frames are read ahead: about half of them are asked for.
-const AHEAD: usize = 2;
+/// How many frames may be read ahead before something is asked for again.
+const AHEAD: usize = 16;
 
 /// Decompressed.
 type Frame = Arc<Vec<u8>>;
@@ -39,10 +39,10 @@ struct State {
     uses: u64,
     /// By frame: whether it lies in the file without a name.
     stored: Vec<bool>,
-    /// Frames that every Python asks for, the next one last.
-    wanted: Vec<usize>,
-    /// Frames behind the one that was asked for last.
-    following: Range<usize>,
+    /// What was asked for, to guess from.
+    asked: Vec<usize>,
+    /// How many frames may be read ahead now.
+    credit: usize,
     readers: Vec<Reader>,
 }
 
@@ -80,8 +80,8 @@ impl Content {
             slots: HashMap::new(),
             uses: 0,
             stored: vec![false; archive.frames.len()],
-            wanted: Vec::new(),
-            following: 0..0,
+            asked: Vec::new(),
+            credit: AHEAD,
             readers: Vec::new(),
         };
         Self {
@@ -129,7 +129,7 @@ impl Content {
         loop {
             let room = usize::try_from(self.archive.frames.get(index)?.length).ok()? - offset;
             let here = left.min(room);
-            let stored = self.lock().stored[index];
+            let stored = self.is_stored(index, entry);
             let is_all = joined.is_empty() && here == left;
             if stored {
                 let begin = joined.len();
@@ -161,44 +161,67 @@ impl Content {
         }
     }
 
-    /// Reads ahead, for as long as the process lives.
-    pub(super) fn read_ahead(&self) {
+    /// Reads ahead, for as long as the process lives, and as anybody asks for anything.
+    pub(super) fn read_ahead(&self, mut ahead: Ahead) {
+        let mut wanted: VecDeque<usize> = ahead.start_up().into();
         let mut state = self.lock();
         loop {
-            let following = state.following.next();
-            let Some(index) = following.or_else(|| state.wanted.pop()) else {
+            while let Some(entry) = state.asked.pop() {
+                let package = ahead.package_of(entry);
+                // What is wanted now is likely to be wanted of this one.
+                for frame in package.into_iter().rev() {
+                    wanted.push_front(frame);
+                }
+            }
+            if state.credit == 0 || wanted.is_empty() {
                 state = self
                     .moved
                     .wait(state)
                     .unwrap_or_else(PoisonError::into_inner);
                 continue;
+            }
+            let Some(index) = wanted.pop_front() else {
+                continue;
             };
             if state.stored[index] || state.slots.contains_key(&index) {
                 continue;
             }
+            state.credit -= 1;
             let reader = state.readers.pop();
             drop(state);
             // An error is one when the frame is asked for.
-            if let Ok((reader, frame)) = self.decompress(index, reader) {
-                let mut state = self.lock();
-                state.readers.push(reader);
-                if !state.slots.contains_key(&index) {
-                    keep(&mut state, index, &frame);
-                }
-                drop(state);
-                self.put_by(index, &frame);
-            }
+            let read = self.decompress(index, reader);
             state = self.lock();
+            if let Ok((reader, frame)) = read {
+                state.readers.push(reader);
+                if !state.stored[index] && !state.slots.contains_key(&index) {
+                    keep(&mut state, index, &frame);
+                    drop(state);
+                    self.put_by(index, &frame);
+                    state = self.lock();
+                }
+            }
         }
-    }
-
-    /// Says what will be asked for soon, the first one first.
-    pub(super) fn expect(&self, frames: &[usize]) {
-        self.lock().wanted = frames.iter().rev().copied().collect();
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether it has been put by; whoever reads ahead hears that this entry was asked for.
+    fn is_stored(&self, index: usize, entry: usize) -> bool {
+        let mut state = self.lock();
+        let sleeps = state.credit == 0;
+        state.credit = AHEAD;
+        let stored = state.stored[index];
+        if !stored {
+            state.asked.push(entry);
+        }
+        drop(state);
+        if sleeps || !stored {
+            self.moved.notify_all();
+        }
+        stored
     }
 
     fn frame(&self, index: usize) -> Option<Frame> {
@@ -220,8 +243,6 @@ impl Content {
                 None => break,
             }
         }
-        let end = self.archive.frames.len();
-        state.following = (index + 1).min(end)..(index + 1 + AHEAD).min(end);
         state.slots.insert(index, Slot::Reading);
         let reader = state.readers.pop();
         drop(state);

@@ -30,7 +30,7 @@ const REQUEST: u32 = 1 << 20;
 /// An archive, as a file system.
 pub(super) struct Tree {
     pub(super) archive: Arc<Archive>,
-    pub(super) nodes: Nodes,
+    pub(super) nodes: Arc<Nodes>,
     pub(super) content: Arc<Content>,
     pub(super) uid: u32,
     pub(super) gid: u32,
@@ -80,7 +80,7 @@ impl Tree {
         offset: u64,
         mut add: impl FnMut(u64, u64, &[u8]) -> bool,
     ) -> bool {
-        let Some(children) = self.nodes.children(directory) else {
+        let Some(children) = self.nodes.children(&self.archive, directory) else {
             return false;
         };
         let dots: [(u64, &[u8]); 2] = [(directory, b"."), (self.nodes.parent(directory), b"..")];

@@ -3,11 +3,13 @@
 //!
 //! Nothing outlives this process: with its descriptors the kernel drops the mount.
 
+mod ahead;
 mod content;
 mod filesystem;
 mod namespace;
 mod nodes;
 
+use std::collections::HashSet;
 use std::fmt;
 use std::fs::File;
 use std::io;
@@ -16,6 +18,7 @@ use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
 use crate::archive::Archive;
+use ahead::Ahead;
 use content::Content;
 use filesystem::Tree;
 pub use namespace::hold;
@@ -72,8 +75,14 @@ pub fn mount(
             .and_then(|beside| tempfile::tempfile_in(beside).ok()),
         Arc::clone(&failure),
     ));
+    let nodes = Arc::new(Nodes::new(archive));
+    let ahead = Ahead {
+        archive: Arc::clone(archive),
+        nodes: Arc::clone(&nodes),
+        guessed: HashSet::new(),
+    };
     let tree = Tree {
-        nodes: Nodes::new(archive),
+        nodes,
         archive: Arc::clone(archive),
         content: Arc::clone(&content),
         uid: nix::unistd::geteuid().as_raw(),
@@ -88,10 +97,12 @@ pub fn mount(
     fuser::Session::from_fd(tree, made.device, fuser::SessionACL::All, config)
         .and_then(fuser::Session::spawn)
         .map_err(failed)?;
-    content.expect(&start_up(archive));
     std::thread::Builder::new()
         .name("read-ahead".to_owned())
-        .spawn(move || content.read_ahead())
+        .spawn(move || {
+            be_idle();
+            content.read_ahead(ahead);
+        })
         .map_err(failed)?;
     Ok(Mounted {
         namespaces: made.namespaces,
@@ -100,29 +111,13 @@ pub fn mount(
     })
 }
 
-/// The frames that every Python starts with: the interpreter, its library, what `site` and the
-/// driver import. Only a hint: what is forgotten here is read when it is asked for.
-fn start_up(archive: &Archive) -> Vec<usize> {
-    let is_early = |path: &[u8]| {
-        let directory = path.rsplitn(2, |&byte| byte == b'/').nth(1).unwrap_or(b"");
-        let name = &path[directory.len()..];
-        directory == b"bin" && name.starts_with(b"/python")
-            || directory.starts_with(b"lib")
-                && !directory.contains(&b'/')
-                && name.starts_with(b"/libpython")
-            || directory.starts_with(b"lib/python3.")
-                && (directory.ends_with(b"/encodings/__pycache__")
-                    || directory.iter().filter(|&&byte| byte == b'/').count() == 2
-                        && directory.ends_with(b"/__pycache__"))
-    };
-    let mut frames: Vec<usize> = archive
-        .entries
-        .iter()
-        .zip(&archive.places)
-        .filter(|(entry, _)| is_early(&entry.path))
-        .filter_map(|(_, place)| place.map(|place| place.frame))
-        .collect();
-    frames.sort_unstable();
-    frames.dedup();
-    frames
+/// Lets the calling thread run where a processor has nothing else to do.
+fn be_idle() {
+    let parameters = nix::libc::sched_param { sched_priority: 0 };
+    // SAFETY: it looks at the parameters, which outlive the call. 0 is this thread. Nothing depends
+    // on its success.
+    #[allow(unsafe_code)]
+    unsafe {
+        nix::libc::sched_setscheduler(0, nix::libc::SCHED_IDLE, &raw const parameters);
+    }
 }

@@ -14,9 +14,9 @@ pub(super) const ROOT: u64 = 1;
 /// Which entries lie where.
 #[derive(Debug)]
 pub(super) struct Nodes {
-    /// By directory, sorted by name.
-    children: HashMap<u64, Vec<usize>>,
-    /// Of each entry.
+    /// By directory's number, sorted by name; empty for what is none.
+    children: Vec<Vec<usize>>,
+    /// By entry.
     parents: Vec<u64>,
 }
 
@@ -32,44 +32,66 @@ pub(super) fn entry(number: u64) -> Option<usize> {
 
 /// The last name of an entry's path.
 pub(super) fn name(archive: &Archive, entry: usize) -> &[u8] {
-    let path = archive.entries[entry].path.as_slice();
+    split(&archive.entries[entry].path).1
+}
+
+fn split(path: &[u8]) -> (&[u8], &[u8]) {
     match path.iter().rposition(|&byte| byte == b'/') {
-        Some(slash) => &path[slash + 1..],
-        None => path,
+        Some(slash) => (&path[..slash], &path[slash + 1..]),
+        None => (b"", path),
     }
 }
 
 impl Nodes {
     /// Of an archive that was opened, in which every parent comes before its children.
     pub(super) fn new(archive: &Archive) -> Self {
-        let mut directories: HashMap<&[u8], u64> = HashMap::from([(&b""[..], ROOT)]);
-        let mut children: HashMap<u64, Vec<usize>> = HashMap::from([(ROOT, Vec::new())]);
-        let mut parents = Vec::with_capacity(archive.entries.len());
+        let count = archive.entries.len();
+        let mut directories: HashMap<&[u8], u64> = HashMap::new();
+        let mut children = vec![Vec::new(); count + 2];
+        let mut parents = Vec::with_capacity(count);
+        // Most entries lie where the one before them does.
+        let mut last: (&[u8], u64) = (b"", ROOT);
         for (index, entry) in archive.entries.iter().enumerate() {
-            let path = entry.path.as_slice();
-            let end = path.iter().rposition(|&byte| byte == b'/').unwrap_or(0);
-            let parent = directories.get(&path[..end]).copied().unwrap_or(ROOT);
-            parents.push(parent);
-            children.entry(parent).or_default().push(index);
+            let (directory, _) = split(&entry.path);
+            if directory != last.0 {
+                let found = directories.get(directory).copied();
+                last = (directory, found.unwrap_or(ROOT));
+            }
+            parents.push(last.1);
+            if let Some(children) = usize::try_from(last.1)
+                .ok()
+                .and_then(|parent| children.get_mut(parent))
+            {
+                children.push(index);
+            }
             if entry.kind == Kind::Directory {
-                directories.insert(path, number(index));
-                children.entry(number(index)).or_default();
+                directories.insert(&entry.path, number(index));
             }
         }
-        for each in children.values_mut() {
-            each.sort_by(|&one, &other| name(archive, one).cmp(name(archive, other)));
+        for each in &mut children {
+            let in_order =
+                |one: &usize, other: &usize| name(archive, *one) <= name(archive, *other);
+            if !each.is_sorted_by(in_order) {
+                each.sort_by(|&one, &other| name(archive, one).cmp(name(archive, other)));
+            }
         }
         Self { children, parents }
     }
 
     /// What lies in a directory.
-    pub(super) fn children(&self, directory: u64) -> Option<&[usize]> {
-        self.children.get(&directory).map(Vec::as_slice)
+    pub(super) fn children(&self, archive: &Archive, number: u64) -> Option<&[usize]> {
+        if let Some(entry) = entry(number)
+            && archive.entries.get(entry)?.kind != Kind::Directory
+        {
+            return None;
+        }
+        let children = self.children.get(usize::try_from(number).ok()?)?;
+        Some(children)
     }
 
     /// The directory of this one.
-    pub(super) fn parent(&self, directory: u64) -> u64 {
-        entry(directory)
+    pub(super) fn parent(&self, number: u64) -> u64 {
+        entry(number)
             .and_then(|entry| self.parents.get(entry))
             .copied()
             .unwrap_or(ROOT)
@@ -77,7 +99,7 @@ impl Nodes {
 
     /// The entry of this name.
     pub(super) fn find(&self, archive: &Archive, directory: u64, wanted: &[u8]) -> Option<usize> {
-        let children = self.children.get(&directory)?;
+        let children = self.children(archive, directory)?;
         let found = children.binary_search_by(|&child| name(archive, child).cmp(wanted));
         found.ok().map(|at| children[at])
     }
