@@ -11,6 +11,7 @@ mod error;
 mod frame;
 mod manifest;
 mod mount;
+mod order;
 mod pack;
 mod source;
 mod store;

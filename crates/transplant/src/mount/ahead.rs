@@ -8,19 +8,8 @@ use std::sync::Arc;
 
 use super::nodes::{self, Nodes};
 use crate::archive::Archive;
+use crate::order::{Use, use_of};
 use crate::tree::Kind;
-
-/// Of the standard library, what `site`, the driver and cloudpickle import.
-const EARLY: [&[u8]; 6] = [
-    b"__pycache__",
-    b"encodings",
-    b"collections",
-    b"importlib",
-    b"re",
-    b"lib-dynload",
-];
-/// No import of a package needs its tests.
-const NEVER: [&[u8]; 2] = [b"tests", b"test"];
 
 /// What was guessed already, and what it is guessed from.
 pub(super) struct Ahead {
@@ -30,37 +19,16 @@ pub(super) struct Ahead {
 }
 
 impl Ahead {
-    /// The frames that every Python starts with: the interpreter, its library, then its modules.
-    pub(super) fn start_up(&mut self) -> Vec<usize> {
+    /// The frames that every Python starts with.
+    pub(super) fn start_up(&self) -> Vec<usize> {
         let mut frames = Vec::new();
-        let bin = self.find(nodes::ROOT, b"bin");
-        let lib = self.find(nodes::ROOT, b"lib");
-        for (directory, start) in [(bin, &b"python"[..]), (lib, b"libpython")] {
-            for &child in directory
-                .and_then(|number| self.children(number))
-                .unwrap_or(&[])
-            {
-                if nodes::name(&self.archive, child).starts_with(start)
-                    && let Kind::File(_) = self.archive.entries[child].kind
-                {
-                    self.add(child, &mut frames);
-                }
+        for (index, entry) in self.archive.entries.iter().enumerate() {
+            if use_of(&entry.path) == Use::Start {
+                self.add(index, &mut frames);
             }
         }
-        let mut modules = Vec::new();
-        for &child in lib.and_then(|number| self.children(number)).unwrap_or(&[]) {
-            if nodes::name(&self.archive, child).starts_with(b"python3.") {
-                for name in EARLY {
-                    if let Some(directory) = self.find(nodes::number(child), name) {
-                        self.walk(directory, &mut modules);
-                    }
-                }
-            }
-        }
-        modules.sort_unstable();
-        frames.extend(modules);
-        let mut seen = HashSet::new();
-        frames.retain(|&frame| seen.insert(frame));
+        frames.sort_unstable();
+        frames.dedup();
         frames
     }
 
@@ -86,23 +54,13 @@ impl Ahead {
         frames
     }
 
-    fn find(&self, directory: u64, name: &[u8]) -> Option<u64> {
-        let found = self.nodes.find(&self.archive, directory, name);
-        found.map(nodes::number)
-    }
-
-    fn children(&self, directory: u64) -> Option<&[usize]> {
-        self.nodes.children(&self.archive, directory)
-    }
-
     fn walk(&self, directory: u64, frames: &mut Vec<usize>) {
-        for &child in self.children(directory).unwrap_or(&[]) {
-            let name = nodes::name(&self.archive, child);
-            match self.archive.entries[child].kind {
-                Kind::Directory if !NEVER.contains(&name) => {
-                    self.walk(nodes::number(child), frames);
-                }
-                Kind::File(_) if is_code(name) => self.add(child, frames),
+        let children = self.nodes.children(&self.archive, directory);
+        for &child in children.unwrap_or(&[]) {
+            let entry = &self.archive.entries[child];
+            match entry.kind {
+                Kind::Directory => self.walk(nodes::number(child), frames),
+                Kind::File(_) if use_of(&entry.path) != Use::Else => self.add(child, frames),
                 _ => {}
             }
         }
@@ -126,10 +84,4 @@ impl Ahead {
             left -= frame.length;
         }
     }
-}
-
-fn is_code(name: &[u8]) -> bool {
-    let has = |part: &[u8]| name.windows(part.len()).any(|window| window == part);
-    // What `python -O` reads is of no interest to the others, and named `.opt-1.pyc`.
-    name.ends_with(b".pyc") && !has(b".opt-") || name.ends_with(b".so") || has(b".so.")
 }
