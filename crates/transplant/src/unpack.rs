@@ -3,20 +3,30 @@
 //! The subtlety: links are made last, and every file is made new, so that nothing in an archive can
 //! lead a write to somewhere else. Until [`unpack`] returns, the directory is not to be used.
 
-use std::fs::{self, File, OpenOptions};
+use std::collections::HashMap;
+use std::ffi::OsStr;
+use std::fs::File;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt as _;
-use std::os::unix::fs::{DirBuilderExt as _, FileExt as _, OpenOptionsExt as _};
-use std::path::{Path, PathBuf};
+use std::os::unix::fs::FileExt as _;
+use std::path::Path;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::time::{Duration, SystemTime};
+
+use nix::errno::Errno;
+use nix::fcntl::OFlag;
+use nix::sys::stat::{FchmodatFlags, Mode, fchmod, fchmodat, futimens, mkdirat};
+use nix::sys::time::TimeSpec;
 
 use crate::archive::Archive;
 use crate::error::Error;
 use crate::frame::{Reader, offsets};
 use crate::pack::MTIME;
-use crate::tree::Kind;
+use crate::tree::{Entry, Kind};
+
+/// Frames that one thread takes in a row: two threads in one directory wait for each other.
+const RUN: usize = 4;
 
 /// A tree that stands.
 #[derive(Debug)]
@@ -47,56 +57,33 @@ pub fn verify(archive: &Archive, file: &File) -> Result<(), Error> {
 
 /// Unpacks into `root`, a directory that exists and is empty.
 pub fn unpack(archive: &Archive, file: &File, root: &Path) -> Result<Unpacked, Error> {
-    let place = |entry: usize| root.join(std::ffi::OsStr::from_bytes(&archive.entries[entry].path));
-    for (index, entry) in archive.entries.iter().enumerate() {
-        if entry.kind == Kind::Directory {
-            let path = place(index);
-            // Writable for now, whatever it will be: there is more to come.
-            fs::DirBuilder::new()
-                .mode(entry.mode | 0o700)
-                .create(&path)
-                .map_err(Error::io("make", &path))?;
-        }
-    }
+    let tree = Tree::new(archive, root)?;
     let (pieces, first) = pieces(archive);
-    let mtime =
-        SystemTime::UNIX_EPOCH + Duration::from_secs(u64::try_from(MTIME).expect("after 1970"));
     each_frame(archive, file, |frame, content| {
         for piece in &pieces[first[frame]..first[frame + 1]] {
-            let path = place(piece.entry);
             let bytes = &content[piece.offset..piece.offset + piece.length];
-            write(
-                &path,
-                archive.entries[piece.entry].mode,
-                piece,
-                bytes,
-                mtime,
-            )
-            .map_err(Error::io("write", &path))?;
+            tree.write(&archive.entries[piece.entry], piece, bytes)
+                .map_err(tree.failed("write", piece.entry))?;
         }
         Ok(())
     })?;
     for (index, entry) in archive.entries.iter().enumerate() {
-        match &entry.kind {
-            Kind::Symlink(target) => {
-                let path = place(index);
-                std::os::unix::fs::symlink(std::ffi::OsStr::from_bytes(target), &path)
-                    .map_err(Error::io("make", &path))?;
-            }
-            Kind::Directory if entry.mode & 0o700 != 0o700 => {
-                let path = place(index);
-                let mode = std::os::unix::fs::PermissionsExt::from_mode(entry.mode);
-                fs::set_permissions(&path, mode).map_err(Error::io("make", &path))?;
-            }
-            _ => {}
+        tree.finish(entry).map_err(tree.failed("make", index))?;
+    }
+    for (index, entry) in archive.entries.iter().enumerate() {
+        if entry.kind == Kind::Directory && entry.mode & 0o700 != 0o700 {
+            let mode = Mode::from_bits_truncate(entry.mode);
+            let flags = FchmodatFlags::FollowSymlink;
+            fchmodat(&tree.root, entry.path.as_slice(), mode, flags)
+                .map_err(tree.failed("make", index))?;
         }
     }
-    // Of files in several pieces, which the last one to be written would have changed again.
+    // Files in several pieces, of which the last one to be written would have changed it again.
     for piece in pieces.iter().filter(|piece| !piece.whole && piece.at == 0) {
-        let path = place(piece.entry);
-        File::open(&path)
-            .and_then(|file| file.set_modified(mtime))
-            .map_err(Error::io("write", &path))?;
+        let entry = &archive.entries[piece.entry];
+        tree.open(entry, OFlag::O_WRONLY)
+            .and_then(|file| settle(&file, entry.mode))
+            .map_err(tree.failed("write", piece.entry))?;
     }
     Ok(Unpacked {
         entries: archive.entries.len(),
@@ -104,33 +91,120 @@ pub fn unpack(archive: &Archive, file: &File, root: &Path) -> Result<Unpacked, E
     })
 }
 
-fn write(
-    path: &PathBuf,
-    mode: u32,
-    piece: &Piece,
-    bytes: &[u8],
-    mtime: SystemTime,
-) -> io::Result<()> {
-    let mut options = OpenOptions::new();
-    options
-        .write(true)
-        .mode(mode | 0o200)
-        .custom_flags(nix::libc::O_NOFOLLOW);
-    let options = if piece.whole {
-        options.create_new(true)
-    } else {
-        options.create(true)
-    };
-    let file = options.open(path)?;
-    file.write_all_at(bytes, piece.at)?;
-    if piece.whole {
-        // A `.pyc` is good for a source of this very time: PEP 552.
-        file.set_modified(mtime)?;
-        if mode & 0o200 == 0 {
-            file.set_permissions(std::os::unix::fs::PermissionsExt::from_mode(mode))?;
+/// Where it is unpacked to. Directories are made when something is to lie in them, so that all
+/// processors share that work as well.
+struct Tree<'a> {
+    archive: &'a Archive,
+    path: &'a Path,
+    /// Paths are looked up from here, not from `/` each time.
+    root: OwnedFd,
+    /// Their modes.
+    directories: HashMap<&'a [u8], u32>,
+}
+
+impl<'a> Tree<'a> {
+    fn new(archive: &'a Archive, path: &'a Path) -> Result<Self, Error> {
+        let flags = OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+        let root = nix::fcntl::open(path, flags, Mode::empty())
+            .map_err(|error| Error::io("open", path)(error.into()))?;
+        let directories = archive
+            .entries
+            .iter()
+            .filter(|entry| entry.kind == Kind::Directory)
+            .map(|entry| (entry.path.as_slice(), entry.mode))
+            .collect();
+        Ok(Self {
+            archive,
+            path,
+            root,
+            directories,
+        })
+    }
+
+    fn failed(&self, action: &'static str, entry: usize) -> impl FnOnce(Errno) -> Error {
+        let name = OsStr::from_bytes(&self.archive.entries[entry].path);
+        let path = self.path.join(name);
+        move |error| Error::io(action, &path)(error.into())
+    }
+
+    fn write(&self, entry: &Entry, piece: &Piece, bytes: &[u8]) -> nix::Result<()> {
+        let mut flags = OFlag::O_WRONLY | OFlag::O_CREAT;
+        if piece.whole {
+            flags |= OFlag::O_EXCL;
+        }
+        let file = match self.open(entry, flags) {
+            Err(Errno::ENOENT) => {
+                self.make(parent(&entry.path))?;
+                self.open(entry, flags)?
+            }
+            opened => opened?,
+        };
+        file.write_all_at(bytes, piece.at).map_err(errno)?;
+        if piece.whole {
+            settle(&file, entry.mode)?;
+        }
+        Ok(())
+    }
+
+    fn open(&self, entry: &Entry, flags: OFlag) -> nix::Result<File> {
+        let flags = flags | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+        let mode = Mode::from_bits_truncate(entry.mode | 0o200);
+        nix::fcntl::openat(&self.root, entry.path.as_slice(), flags, mode).map(File::from)
+    }
+
+    fn make(&self, directory: &[u8]) -> nix::Result<()> {
+        // Writable for now, whatever it will be: there is more to come.
+        let mode = self.directories.get(directory).copied().unwrap_or(0o755) | 0o700;
+        let mode = Mode::from_bits_truncate(mode);
+        match mkdirat(&self.root, directory, mode) {
+            Err(Errno::ENOENT) if !directory.is_empty() => {
+                self.make(parent(directory))?;
+                self.make(directory)
+            }
+            // Another thread was faster.
+            Err(Errno::EEXIST) => Ok(()),
+            made => made,
         }
     }
+
+    /// What is not written: links, directories without files, and modes that would have been in the way.
+    fn finish(&self, entry: &Entry) -> nix::Result<()> {
+        let path = entry.path.as_slice();
+        match &entry.kind {
+            Kind::Symlink(target) => {
+                let link = || nix::unistd::symlinkat(target.as_slice(), &self.root, path);
+                match link() {
+                    Err(Errno::ENOENT) => {
+                        self.make(parent(path))?;
+                        link()
+                    }
+                    made => made,
+                }
+            }
+            Kind::Directory => self.make(path),
+            Kind::File(_) => Ok(()),
+        }
+    }
+}
+
+fn parent(path: &[u8]) -> &[u8] {
+    let end = path.iter().rposition(|&byte| byte == b'/').unwrap_or(0);
+    &path[..end]
+}
+
+/// The time and mode of a file that is complete.
+fn settle(file: &File, mode: u32) -> nix::Result<()> {
+    // A `.pyc` is good for a source of this very time: PEP 552.
+    let time = TimeSpec::new(MTIME, 0);
+    futimens(file, &time, &time)?;
+    if mode & 0o200 == 0 {
+        fchmod(file, Mode::from_bits_truncate(mode))?;
+    }
     Ok(())
+}
+
+fn errno(error: io::Error) -> Errno {
+    error.raw_os_error().map_or(Errno::EIO, Errno::from_raw)
 }
 
 /// Sorted by frame, and where those of each frame begin.
@@ -202,11 +276,13 @@ fn each_frame(
             }
         };
         while !stop.load(Ordering::Relaxed) {
-            let index = counter.fetch_add(1, Ordering::Relaxed);
-            if index >= archive.frames.len() {
+            let begin = counter.fetch_add(RUN, Ordering::Relaxed);
+            if begin >= archive.frames.len() {
                 return;
             }
-            if let Err(error) = one(&mut reader, &mut content, index) {
+            let end = (begin + RUN).min(archive.frames.len());
+            let done = (begin..end).try_for_each(|index| one(&mut reader, &mut content, index));
+            if let Err(error) = done {
                 stop.store(true, Ordering::Relaxed);
                 failed
                     .lock()
