@@ -4,7 +4,7 @@
 //! meanwhile, waits for itself for ever. So what it would look up there, it is told.
 
 use std::ffi::CString;
-use std::os::fd::{AsRawFd as _, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
@@ -31,7 +31,7 @@ pub struct Served {
 impl Served {
     /// Has a command start in there, in this directory.
     pub(crate) fn house(&self, command: &mut Command, directory: &Path) {
-        let namespaces: Vec<RawFd> = self.namespaces.iter().map(|one| one.as_raw_fd()).collect();
+        let namespaces: Vec<RawFd> = self.namespaces.iter().map(AsRawFd::as_raw_fd).collect();
         let device = self.device;
         let directory = CString::new(directory.as_os_str().as_bytes()).unwrap_or_default();
         // SAFETY: between fork and exec only async-signal-safe system calls are made, and nothing

@@ -139,7 +139,8 @@ impl<'a> Tree<'a> {
             }
             opened => opened?,
         };
-        file.write_all_at(bytes, piece.at).map_err(errno)?;
+        file.write_all_at(bytes, piece.at)
+            .map_err(|error| errno(&error))?;
         if piece.whole {
             settle(&file, entry.mode)?;
         }
@@ -203,7 +204,7 @@ fn settle(file: &File, mode: u32) -> nix::Result<()> {
     Ok(())
 }
 
-fn errno(error: io::Error) -> Errno {
+fn errno(error: &io::Error) -> Errno {
     error.raw_os_error().map_or(Errno::EIO, Errno::from_raw)
 }
 

@@ -21,7 +21,7 @@ use crate::pack::MTIME;
 use crate::tree::Kind;
 
 /// A year: what the kernel can count in ticks, on every kernel.
-const FOREVER: Duration = Duration::from_secs(365 * 24 * 3600);
+const FOREVER: Duration = Duration::from_hours(365 * 24);
 const BLOCK: u64 = 512;
 const PAGE: u32 = 4096;
 /// Of one request; the kernel has a limit of 256 pages.

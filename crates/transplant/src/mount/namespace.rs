@@ -8,7 +8,7 @@
 use std::fs::{self, File};
 use std::io::{self, IoSlice, IoSliceMut};
 use std::os::fd::{AsFd as _, AsRawFd as _, FromRawFd as _, OwnedFd};
-use std::os::unix::fs::MetadataExt as _;
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
@@ -124,6 +124,7 @@ pub fn hold(target: &Path) {
 fn enter_and_mount(target: &Path) -> Result<Vec<OwnedFd>, Refusal> {
     let failed = |action: &'static str| move |error: io::Error| Refusal::new(action, &error);
     let (uid, gid) = (geteuid(), getegid());
+    let target = fs::canonicalize(target).map_err(failed("find where to mount"))?;
     // Root would lose in a user namespace what makes it root, and needs none.
     if uid.is_root() {
         unshare(CloneFlags::CLONE_NEWNS)
@@ -157,7 +158,7 @@ fn enter_and_mount(target: &Path) -> Result<Vec<OwnedFd>, Refusal> {
     let flags = MsFlags::MS_RDONLY | MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOATIME;
     mount(
         Some("htmap-exec"),
-        target,
+        &target,
         Some(TYPE),
         flags,
         Some(options.as_str()),
@@ -168,20 +169,49 @@ fn enter_and_mount(target: &Path) -> Result<Vec<OwnedFd>, Refusal> {
         made.push(open("/proc/self/ns/user")?);
     }
     let namespace = open("/proc/self/ns/mnt")?;
-    let root = |()| fs::metadata("/").map(|root| (root.dev(), root.ino()));
-    let before = root(()).map_err(failed("look at `/`"))?;
     // Whoever enters a namespace stands at its root, which is not that of a chroot.
     setns(&namespace, CloneFlags::CLONE_NEWNS)
         .map_err(|error| Refusal::new("enter the mount namespace", &error.into()))?;
-    if root(()).map_err(failed("look at `/`"))? != before {
+    let mounts = fs::read("/proc/self/mountinfo").map_err(failed("look at the mounts"))?;
+    if !is_mounted(&mounts, &target) {
         return Err(Refusal("this is a chroot".to_owned()));
     }
     made.push(namespace);
     Ok(made)
 }
 
+/// Asks the list of mounts, and not the mount: nobody would answer yet.
+fn is_mounted(mounts: &[u8], target: &Path) -> bool {
+    // Blanks are written as octal numbers: proc_pid_mountinfo(5).
+    let mut escaped = Vec::new();
+    for &byte in target.as_os_str().as_bytes() {
+        match byte {
+            b' ' | b'\t' | b'\n' | b'\\' => escaped.extend(format!("\\{byte:03o}").bytes()),
+            _ => escaped.push(byte),
+        }
+    }
+    mounts.split(|&byte| byte == b'\n').any(|line| {
+        let mut fields = line.split(|&byte| byte == b' ');
+        fields.nth(4) == Some(&escaped[..]) && fields.any(|field| field == TYPE.as_bytes())
+    })
+}
+
 fn open(path: &str) -> Result<OwnedFd, Refusal> {
     File::open(path)
         .map(OwnedFd::from)
         .map_err(|error| Refusal(format!("cannot open `{path}`: {error}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn finds_a_mount_with_blanks_in_its_path() {
+        let mounts = b"1 2 0:1 / / rw - ext4 /dev/x rw\n\
+            3 1 0:9 / /a\\040b/t ro,nosuid shared:1 - fuse.htmap-exec htmap-exec ro\n";
+        assert!(is_mounted(mounts, Path::new("/a b/t")));
+        assert!(!is_mounted(mounts, Path::new("/a b")));
+        assert!(!is_mounted(mounts, Path::new("/")));
+    }
 }
