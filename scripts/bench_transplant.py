@@ -12,6 +12,7 @@ import hashlib
 import os
 import pathlib
 import pickle
+import resource
 import shutil
 import statistics
 import subprocess
@@ -51,6 +52,8 @@ for name, value in ("func", function), ("0.in", ((modules,), {})):
 """
 
 Command = List[str]
+# Seconds on the clock, and of processors: the second ones say more on a machine that is shared.
+Seconds = Tuple[float, float]
 
 
 def cached(name: str, key: str, fill: "Callable[[pathlib.Path], None]") -> pathlib.Path:
@@ -103,7 +106,8 @@ def packers() -> "Optional[pathlib.Path]":
         return None
 
 
-def clock(command: Command, env: "Optional[Dict[str, str]]" = None, cwd: "Optional[pathlib.Path]" = None) -> float:
+def clock(command: Command, env: "Optional[Dict[str, str]]" = None, cwd: "Optional[pathlib.Path]" = None) -> Seconds:
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
     started = time.perf_counter()
     done = subprocess.run(
         command, cwd=cwd, env=env, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
@@ -112,7 +116,8 @@ def clock(command: Command, env: "Optional[Dict[str, str]]" = None, cwd: "Option
     if done.returncode != 0:
         lines = done.stderr.decode(errors="replace").strip().splitlines() or ["it failed"]
         raise RuntimeError(lines[-1])
-    return seconds
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return seconds, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
 @contextlib.contextmanager
@@ -132,14 +137,19 @@ def fresh_file_system(work: pathlib.Path) -> "Iterator[pathlib.Path]":
         image.unlink()
 
 
-def table(title: str, found: "Dict[str, List[float]]", against: "List[str]", notes: "Dict[str, str]") -> None:
-    """Medians, and the ratios of ours (the first) to those of the peers that there are goals for."""
-    print(f"\n{title}")
-    ours = statistics.median(next(iter(found.values())))
+def table(title: str, found: "Dict[str, List[Seconds]]", against: "List[str]", notes: "Dict[str, str]") -> None:
+    """Medians, and what ours (the first) is of those that there are goals for."""
+
+    def median(values: "List[Seconds]", which: int) -> float:
+        return statistics.median(each[which] for each in values)
+
+    print(f"\n{title:38}   wall      CPU   ours is of it")
+    ours = next(iter(found.values()))
     for name, values in found.items():
-        seconds = statistics.median(values)
-        ratio = f"   ours is {ours / seconds:5.3f} of it" if name in against else ""
-        print(f"    {name:34} {seconds:8.2f} s  ({min(values):.2f} to {max(values):.2f}){ratio} {notes.get(name, '')}")
+        times = [median(values, which) for which in (0, 1)]
+        shares = [median(ours, which) / times[which] for which in (0, 1)]
+        share = f"{shares[0]:5.2f}  ({shares[1]:4.2f} of the CPU)" if name in against else " " * 24
+        print(f"    {name:34} {times[0]:6.2f} s {times[1]:6.2f} s  {share} {notes.get(name, '')}".rstrip())
 
 
 class Bench:
@@ -172,7 +182,7 @@ class Bench:
         for tool in ("conda_pack", "venv_pack") if packer else ():
             out = work / f"{tool}.tar.gz"
             slow[tool.replace("_", "-")] = ([str(packer), "-m", tool, "-p", str(tree), "-o", str(out), "-q"], out)
-        found: Dict[str, List[float]] = {"htmap-exec": [], "htmap-exec, nothing changed": []}
+        found: Dict[str, List[Seconds]] = {"htmap-exec": [], "htmap-exec, nothing changed": []}
         found["htmap-exec, one package changed"] = []
         notes: Dict[str, str] = {}
         more = self.tree / "lib" / self.python.name / "site-packages/bench_transplant.py"
@@ -199,8 +209,7 @@ class Bench:
         for name, archive in self.archives.items():
             notes[name] = f"  {archive.stat().st_size / 1e6:.0f} MB"
         table("build (peers that take minutes: once)", found, list(self.archives)[1:], notes)
-        first = statistics.median(found["htmap-exec"])
-        again = statistics.median(found["htmap-exec, one package changed"])
+        first, again = (min(found[name])[0] for name in ("htmap-exec", "htmap-exec, one package changed"))
         print(f"    one package changed: {again / first:.2f} of the first build")
         for name, note in notes.items():
             if name not in found:
@@ -220,7 +229,7 @@ class Bench:
         return {name: make for name, make in every.items() if name in archives or name == "cp -a"}
 
     def unpack(self) -> None:
-        found: Dict[str, List[float]] = {}
+        found: Dict[str, List[Seconds]] = {}
         for _ in range(self.runs):
             for name, make in self.unpackers().items():
                 with fresh_file_system(self.work) as where:
@@ -248,39 +257,39 @@ class Bench:
         if not any(cache.iterdir()):
             del ways["htmap-exec, node's cache"]
         for name, pickled in pickles.items():
-            reached: Dict[str, List[float]] = {}
-            whole: Dict[str, List[float]] = {}
+            reached: Dict[str, List[Seconds]] = {}
+            whole: Dict[str, List[Seconds]] = {}
             for _ in range(self.runs):
                 for way, (options, env) in ways.items():
                     with fresh_file_system(self.work) as scratch:
                         times = self.run(scratch, pickled, options, env)
-                    reached.setdefault(way, []).append(times[0])
-                    whole.setdefault(way, []).append(times[1])
+                    reached.setdefault(way, []).append((times[0], times[2]))
+                    whole.setdefault(way, []).append((times[1], times[2]))
                 for way, make in self.unpackers().items():
                     if not name.startswith("import") or way not in ("tar | zstd -T0 -3", "HTMap: shutil's gztar"):
                         continue
                     with fresh_file_system(self.work) as scratch:
-                        seconds = clock(make(str(scratch)), self.env)
+                        one = clock(make(str(scratch)), self.env)
                         python = str(scratch / "bin" / self.python.name)
-                        seconds += clock([python, "-c", f"import {IMPORTS}"], self.env)
-                    reached.setdefault(f"{way}, then python", []).append(seconds)
+                        other = clock([python, "-c", f"import {IMPORTS}"], self.env)
+                    reached.setdefault(f"{way}, then python", []).append((one[0] + other[0], one[1] + other[1]))
             table(f"from the start to: {name}", reached, list(reached)[1:], {})
             if not name.startswith("import"):
                 table("the whole run of a function that does nothing", whole, ["in place"], {})
 
     def run(
         self, scratch: pathlib.Path, pickled: pathlib.Path, options: Command, env: "Dict[str, str]"
-    ) -> "Tuple[float, float]":
-        """Until the function got there, and until the runner had ended."""
+    ) -> "Tuple[float, float, float]":
+        """Until the function got there, until the runner had ended, and the CPU for that."""
         for file in pickled.iterdir():
             shutil.copy(file, scratch)
         begun = time.time()
         everything = {**self.env, **env, "_CONDOR_SCRATCH_DIR": str(scratch)}
-        seconds = clock([self.binary, "run", *options, "0"], everything, scratch)
+        seconds, cpu = clock([self.binary, "run", *options, "0"], everything, scratch)
         with gzip.open(scratch / "_htmap_transfer/0.out") as file:
             status, times = pickle.load(file), pickle.load(file)
         assert status == "OK", times
-        return times[1] - begun, seconds
+        return times[1] - begun, seconds, cpu
 
 
 def transplant(binary: str, base: str, runs: int, quick: bool) -> None:

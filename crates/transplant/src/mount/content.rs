@@ -173,7 +173,7 @@ impl Content {
                     wanted.push_front(frame);
                 }
             }
-            if state.credit == 0 || wanted.is_empty() {
+            if state.credit == 0 || wanted.is_empty() || !has_idle_processor() {
                 state = self
                     .moved
                     .wait(state)
@@ -295,6 +295,21 @@ impl Content {
         tracing::error!("{text}");
         self.failure.set(text).ok();
     }
+}
+
+/// Whether a guess costs nobody anything. Not left to the scheduler: a thread that has to wait for
+/// an idle processor would make those wait that need a lock of its.
+fn has_idle_processor() -> bool {
+    let processors = std::thread::available_parallelism().map_or(1, usize::from);
+    // Such as `0.20 0.18 0.12 2/80 11206`: 2 of 80 threads run or want to, this one among them.
+    let Ok(load) = std::fs::read_to_string("/proc/loadavg") else {
+        return processors > 1;
+    };
+    let running = load
+        .split_whitespace()
+        .nth(3)
+        .and_then(|threads| threads.split('/').next()?.parse().ok());
+    running.is_none_or(|running: usize| running <= processors)
 }
 
 /// The least recently used one goes.

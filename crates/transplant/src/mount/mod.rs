@@ -99,25 +99,11 @@ pub fn mount(
         .map_err(failed)?;
     std::thread::Builder::new()
         .name("read-ahead".to_owned())
-        .spawn(move || {
-            be_idle();
-            content.read_ahead(ahead);
-        })
+        .spawn(move || content.read_ahead(ahead))
         .map_err(failed)?;
     Ok(Mounted {
         namespaces: made.namespaces,
         device,
         failure,
     })
-}
-
-/// Lets the calling thread run where a processor has nothing else to do.
-fn be_idle() {
-    let parameters = nix::libc::sched_param { sched_priority: 0 };
-    // SAFETY: it looks at the parameters, which outlive the call. 0 is this thread. Nothing depends
-    // on its success.
-    #[allow(unsafe_code)]
-    unsafe {
-        nix::libc::sched_setscheduler(0, nix::libc::SCHED_IDLE, &raw const parameters);
-    }
 }
