@@ -14,6 +14,7 @@ use crate::node::NodeFacts;
 use crate::run::ComponentRun;
 use crate::run_record::Stopwatch;
 use crate::scratch::Scratch;
+use crate::served::Served;
 use crate::session::Limits;
 use crate::supervise::Signals;
 use crate::{checkpoint, transcript};
@@ -28,6 +29,8 @@ pub struct Options {
     pub interpreters: Search,
     /// Variables to set, and to unset, for Python.
     pub environment: Vec<(OsString, Option<OsString>)>,
+    /// Where the interpreter lies, if this process serves it.
+    pub served: Option<Served>,
     /// The Python that pickled the map.
     pub submit_python: Option<PythonVersion>,
     /// Run bytecode of another Python all the same.

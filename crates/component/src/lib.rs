@@ -26,6 +26,7 @@ mod run;
 mod run_record;
 mod scanner;
 mod scratch;
+mod served;
 mod session;
 mod supervise;
 mod transcript;
@@ -34,3 +35,4 @@ mod usage;
 
 pub use error::Error;
 pub use landing::{Ending, Landing, Options};
+pub use served::Served;

@@ -92,6 +92,10 @@ impl<'a> ComponentRun<'a> {
                 ended = self.attempt(candidate, signals, limits)?;
             }
             if let Outcome::NotStarted(reason) = &ended.outcome {
+                if let Some(failure) = self.unread("starting Python") {
+                    self.prepare();
+                    return self.fail(failure, &ended);
+                }
                 self.rejections.push(Rejection {
                     path: candidate.path.clone(),
                     origin: candidate.origin,
@@ -163,6 +167,9 @@ impl<'a> ComponentRun<'a> {
         if unset(names::ENV_SCRATCH) {
             command.env(names::ENV_SCRATCH, root);
         }
+        if let Some(served) = &self.options.served {
+            served.house(&mut command, root);
+        }
         // HTCondor before 24 sets none, and `~` of an account without an entry is an error.
         if unset("HOME") {
             command.env("HOME", root);
@@ -197,8 +204,18 @@ impl<'a> ComponentRun<'a> {
         }
     }
 
+    /// Why the files of this Python could not be read.
+    fn unread(&self, stage: &str) -> Option<Failure> {
+        self.options.served.as_ref()?.failure(stage)
+    }
+
     fn conclude(&mut self, finished: &Finished) -> Result<Ending, Error> {
         self.watch.mark("ended");
+        if !matches!(finished.outcome, Outcome::Evicted(_))
+            && let Some(failure) = self.unread("running the component")
+        {
+            return self.fail(failure, finished);
+        }
         let failure = match &finished.outcome {
             Outcome::Result => {
                 self.finish(None, finished);
@@ -333,7 +350,11 @@ impl Steps for Shared<'_, '_> {
     }
 
     fn result(&mut self, output: Output) -> Result<(), Error> {
-        output.commit(self.0.borrow().scratch)
+        let run = self.0.borrow();
+        if run.unread("").is_some() {
+            return Ok(());
+        }
+        output.commit(run.scratch)
     }
 }
 
@@ -371,13 +392,19 @@ impl ComponentRun<'_> {
         if connection.send().is_err() {
             unreachable!("no input is queued yet");
         }
+        let served = self.options.served.as_ref();
         let sys_path: Vec<PathBuf> = hello
             .sys_path
             .iter()
             .filter(|path| *path != root)
+            .filter(|path| served.is_none_or(|served| !path.starts_with(&served.root)))
             .cloned()
             .collect();
-        let packages = self.distributions.freeze(&sys_path, version);
+        let mut packages = self.distributions.freeze(&sys_path, version);
+        if let Some(served) = served {
+            packages.extend_from_slice(&served.packages);
+            packages.sort_by_key(|line| line.to_lowercase());
+        }
         if let Some(python) = &mut self.python {
             python.packages = packages;
         }

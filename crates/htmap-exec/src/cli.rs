@@ -68,6 +68,12 @@ pub(crate) enum Command {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<OsString>,
     },
+    /// What `run` starts to have a mount namespace made
+    #[command(hide = true)]
+    MountHolder {
+        /// Where to mount
+        target: PathBuf,
+    },
     /// Print what a map would be submitted with, and why
     Explain {
         /// The delivery method [default: HTMap's setting DELIVERY_METHOD]
@@ -120,6 +126,10 @@ pub(crate) struct Run {
     /// Run with the Python of this archive, which `htmap-exec transplant build` made
     #[arg(long, value_name = "FILE", conflicts_with = "python")]
     pub(crate) transplant: Option<PathBuf>,
+
+    /// Unpack the archive, even where it could be mounted; HTMAP_EXEC_MOUNT=0 means the same
+    #[arg(long)]
+    pub(crate) no_mount: bool,
 
     /// A zip archive of cloudpickle for nodes without it [default: _htmap_cloudpickle.zip if it is there]
     #[arg(long, value_name = "FILE")]

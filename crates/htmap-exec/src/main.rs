@@ -3,6 +3,7 @@
 mod cli;
 mod commands;
 mod exit;
+mod mounted;
 mod transplanted;
 
 use std::process::ExitCode;

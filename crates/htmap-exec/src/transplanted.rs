@@ -1,5 +1,5 @@
-//! A Python that was brought along: unpacked into the scratch directory, and the variables that make
-//! it the only one.
+//! A Python that was brought along: mounted or unpacked in the scratch directory, and the variables
+//! that make it the only one.
 
 use std::ffi::OsString;
 use std::fs;
@@ -7,9 +7,11 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
-use htmap_exec_component::names;
+use htmap_exec_component::{Served, names};
 use htmap_exec_interpreter::{Origin, Rejection, Search};
 use htmap_exec_transplant::{self as transplant, Archive, Manifest};
+
+use crate::mounted;
 
 /// Names of another Python's doing: with them it would not be this one that runs.
 const FOREIGN: [&str; 4] = ["PYTHONHOME", "PYTHONPATH", "VIRTUAL_ENV", "CONDA_PREFIX"];
@@ -18,12 +20,25 @@ const FOREIGN: [&str; 4] = ["PYTHONHOME", "PYTHONPATH", "VIRTUAL_ENV", "CONDA_PR
 pub(crate) struct Brought {
     pub(crate) interpreters: Search,
     pub(crate) environment: Vec<(OsString, Option<OsString>)>,
+    pub(crate) served: Option<Served>,
+}
+
+/// A tree that stands.
+struct Placed {
+    python: PathBuf,
+    /// Whether it brings shared libraries of the operating system.
+    libraries: bool,
+    served: Option<Served>,
 }
 
 /// Never fails: an archive that is of no use is a rejection, which ends as an error record.
-pub(crate) fn bring(archive: &Path, scratch: &Path) -> Brought {
-    match unpack(archive, &scratch.join(names::TRANSPLANT_DIR)) {
-        Ok(python) => {
+pub(crate) fn bring(archive: &Path, scratch: &Path, may_mount: bool) -> Brought {
+    match place(archive, &scratch.join(names::TRANSPLANT_DIR), may_mount) {
+        Ok(Placed {
+            python,
+            libraries,
+            served,
+        }) => {
             let directory = python.parent().unwrap_or(scratch).to_path_buf();
             let mut path = directory.into_os_string();
             if let Some(rest) = std::env::var_os("PATH").filter(|rest| !rest.is_empty()) {
@@ -33,15 +48,16 @@ pub(crate) fn bring(archive: &Path, scratch: &Path) -> Brought {
             let mut environment: Vec<(OsString, Option<OsString>)> =
                 FOREIGN.iter().map(|&name| (name.into(), None)).collect();
             environment.push(("PATH".into(), Some(path)));
-            let libraries = scratch
-                .join(names::TRANSPLANT_DIR)
-                .join(transplant::LIBRARIES);
-            if libraries.is_dir() {
+            if libraries {
+                let libraries = scratch
+                    .join(names::TRANSPLANT_DIR)
+                    .join(transplant::LIBRARIES);
                 environment.push(("LD_LIBRARY_PATH".into(), Some(libraries.into_os_string())));
             }
             Brought {
                 interpreters: Search::only(python, Origin::Transplant),
                 environment,
+                served,
             }
         }
         Err(error) => Brought {
@@ -51,12 +67,13 @@ pub(crate) fn bring(archive: &Path, scratch: &Path) -> Brought {
                 reason: format!("{error:#}"),
             }),
             environment: Vec::new(),
+            served: None,
         },
     }
 }
 
-/// The interpreter of the tree that stands in `target` then.
-fn unpack(path: &Path, target: &Path) -> anyhow::Result<PathBuf> {
+/// The tree stands in `target` then.
+fn place(path: &Path, target: &Path, may_mount: bool) -> anyhow::Result<Placed> {
     let (archive, file) = Archive::open(path)?;
     if !transplant::is_named_by(path, archive.digest) {
         bail!("its digest is {}, and not its name", archive.digest);
@@ -78,6 +95,19 @@ fn unpack(path: &Path, target: &Path) -> anyhow::Result<PathBuf> {
         _ => {}
     }
     fs::create_dir(target).with_context(|| format!("cannot make `{}`", target.display()))?;
+    let mut placed = Placed {
+        python: target.join(&manifest.python),
+        libraries: archive
+            .entries
+            .iter()
+            .any(|entry| entry.path == transplant::LIBRARIES.as_bytes()),
+        served: None,
+    };
+    let archive = std::sync::Arc::new(archive);
+    placed.served = mounted::mount(&archive, &file, &manifest, target, may_mount);
+    if placed.served.is_some() {
+        return Ok(placed);
+    }
     let begun = std::time::Instant::now();
     let unpacked = transplant::unpack(&archive, &file, target)?;
     tracing::info!(
@@ -85,5 +115,5 @@ fn unpack(path: &Path, target: &Path) -> anyhow::Result<PathBuf> {
         unpacked.entries,
         begun.elapsed().as_secs_f64()
     );
-    Ok(target.join(manifest.python))
+    Ok(placed)
 }

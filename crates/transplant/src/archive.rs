@@ -253,42 +253,33 @@ impl Archive {
             .sum()
     }
 
-    /// Every byte of every file lies in a frame, in the order of the entries.
+    /// Every byte of every file lies in a frame.
     fn places_are_sound(&self) -> bool {
-        let mut last = (0, 0);
-        for (entry, place) in self.entries.iter().zip(&self.places) {
-            let (Kind::File(size), Some(place)) = (&entry.kind, place) else {
-                continue;
-            };
-            let mut frame = place.frame;
-            let mut offset = place.offset;
-            let mut left = *size;
-            let room = self
-                .frames
-                .get(frame)
-                .and_then(|frame| frame.length.checked_sub(offset));
-            if (frame, offset) < last || room.is_none() {
+        self.entries
+            .iter()
+            .zip(&self.places)
+            .all(|(entry, place)| match (&entry.kind, place) {
+                (Kind::File(size), Some(place)) => self.is_within(*place, *size),
+                _ => true,
+            })
+    }
+
+    fn is_within(&self, place: Place, size: u64) -> bool {
+        let Some(frames) = self.frames.get(place.frame..) else {
+            return false;
+        };
+        let (mut offset, mut left) = (place.offset, size);
+        for frame in frames {
+            let Some(room) = frame.length.checked_sub(offset) else {
                 return false;
+            };
+            left -= room.min(left);
+            if left == 0 {
+                return true;
             }
-            last = (frame, offset);
-            while left > 0 {
-                let Some(room) = self
-                    .frames
-                    .get(frame)
-                    .and_then(|frame| frame.length.checked_sub(offset))
-                else {
-                    return false;
-                };
-                let here = room.min(left);
-                left -= here;
-                last = (frame, offset + here);
-                if left > 0 {
-                    frame += 1;
-                    offset = 0;
-                }
-            }
+            offset = 0;
         }
-        true
+        false
     }
 }
 

@@ -13,6 +13,7 @@ use sha2::{Digest as _, Sha256};
 
 use crate::archive::{self, Digest, FRAME, Frame, Place};
 use crate::error::Error;
+use crate::order::order;
 use crate::tree::{Content, Entry, Kind};
 
 /// Of every file: when it was installed is not part of an environment. 2020-01-01.
@@ -231,8 +232,9 @@ fn in_order<S, R: Send>(
 fn plan(entries: &[Entry], headers: &[Vec<u8>]) -> (Vec<Vec<Part>>, Vec<Option<Place>>) {
     let mut frames = vec![Vec::new()];
     let mut filled = 0;
-    let mut places = Vec::with_capacity(entries.len());
-    for (index, entry) in entries.iter().enumerate() {
+    let mut places = vec![None; entries.len()];
+    for index in order(entries) {
+        let entry = &entries[index];
         let size = if let Kind::File(size) = entry.kind {
             size
         } else {
@@ -247,10 +249,10 @@ fn plan(entries: &[Entry], headers: &[Vec<u8>]) -> (Vec<Vec<Part>>, Vec<Option<P
         let mut frame = frames.len() - 1;
         frames[frame].push(Part::Header(index));
         filled += headers[index].len() as u64;
-        places.push(matches!(entry.kind, Kind::File(_)).then_some(Place {
+        places[index] = matches!(entry.kind, Kind::File(_)).then_some(Place {
             frame,
             offset: filled,
-        }));
+        });
         let mut from = 0;
         while from < size {
             let room = (FRAME as u64).saturating_sub(filled);

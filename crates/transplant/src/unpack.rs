@@ -3,21 +3,30 @@
 //! The subtlety: links are made last, and every file is made new, so that nothing in an archive can
 //! lead a write to somewhere else. Until [`unpack`] returns, the directory is not to be used.
 
-use std::fs::{self, File, OpenOptions};
+use std::collections::HashMap;
+use std::ffi::OsStr;
+use std::fs::File;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt as _;
-use std::os::unix::fs::{DirBuilderExt as _, FileExt as _, OpenOptionsExt as _};
-use std::path::{Path, PathBuf};
+use std::os::unix::fs::FileExt as _;
+use std::path::Path;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::time::{Duration, SystemTime};
 
-use sha2::{Digest as _, Sha256};
+use nix::errno::Errno;
+use nix::fcntl::OFlag;
+use nix::sys::stat::{FchmodatFlags, Mode, fchmod, fchmodat, futimens, mkdirat};
+use nix::sys::time::TimeSpec;
 
 use crate::archive::Archive;
 use crate::error::Error;
+use crate::frame::{Reader, offsets};
 use crate::pack::MTIME;
-use crate::tree::Kind;
+use crate::tree::{Entry, Kind};
+
+/// Frames that one thread takes in a row: two threads in one directory wait for each other.
+const RUN: usize = 4;
 
 /// A tree that stands.
 #[derive(Debug)]
@@ -29,16 +38,16 @@ pub struct Unpacked {
 }
 
 /// The bytes of one file in one frame.
-struct Piece {
-    entry: usize,
-    frame: usize,
+pub(crate) struct Piece {
+    pub(crate) entry: usize,
+    pub(crate) frame: usize,
     /// In the content of the frame.
-    offset: usize,
-    length: usize,
+    pub(crate) offset: usize,
+    pub(crate) length: usize,
     /// In the file.
-    at: u64,
+    pub(crate) at: u64,
     /// Whether the file has no other piece.
-    whole: bool,
+    pub(crate) whole: bool,
 }
 
 /// Checks every frame of an archive, and writes nothing.
@@ -48,59 +57,33 @@ pub fn verify(archive: &Archive, file: &File) -> Result<(), Error> {
 
 /// Unpacks into `root`, a directory that exists and is empty.
 pub fn unpack(archive: &Archive, file: &File, root: &Path) -> Result<Unpacked, Error> {
-    let place = |entry: usize| root.join(std::ffi::OsStr::from_bytes(&archive.entries[entry].path));
-    for (index, entry) in archive.entries.iter().enumerate() {
-        if entry.kind == Kind::Directory {
-            let path = place(index);
-            // Writable for now, whatever it will be: there is more to come.
-            fs::DirBuilder::new()
-                .mode(entry.mode | 0o700)
-                .create(&path)
-                .map_err(Error::io("make", &path))?;
-        }
-    }
-    let pieces = pieces(archive);
-    let first: Vec<usize> = (0..=archive.frames.len())
-        .map(|frame| pieces.partition_point(|piece| piece.frame < frame))
-        .collect();
-    let mtime =
-        SystemTime::UNIX_EPOCH + Duration::from_secs(u64::try_from(MTIME).expect("after 1970"));
+    let tree = Tree::new(archive, root)?;
+    let (pieces, first) = pieces(archive);
     each_frame(archive, file, |frame, content| {
         for piece in &pieces[first[frame]..first[frame + 1]] {
-            let path = place(piece.entry);
             let bytes = &content[piece.offset..piece.offset + piece.length];
-            write(
-                &path,
-                archive.entries[piece.entry].mode,
-                piece,
-                bytes,
-                mtime,
-            )
-            .map_err(Error::io("write", &path))?;
+            tree.write(&archive.entries[piece.entry], piece, bytes)
+                .map_err(tree.failed("write", piece.entry))?;
         }
         Ok(())
     })?;
     for (index, entry) in archive.entries.iter().enumerate() {
-        match &entry.kind {
-            Kind::Symlink(target) => {
-                let path = place(index);
-                std::os::unix::fs::symlink(std::ffi::OsStr::from_bytes(target), &path)
-                    .map_err(Error::io("make", &path))?;
-            }
-            Kind::Directory if entry.mode & 0o700 != 0o700 => {
-                let path = place(index);
-                let mode = std::os::unix::fs::PermissionsExt::from_mode(entry.mode);
-                fs::set_permissions(&path, mode).map_err(Error::io("make", &path))?;
-            }
-            _ => {}
+        tree.finish(entry).map_err(tree.failed("make", index))?;
+    }
+    for (index, entry) in archive.entries.iter().enumerate() {
+        if entry.kind == Kind::Directory && entry.mode & 0o700 != 0o700 {
+            let mode = Mode::from_bits_truncate(entry.mode);
+            let flags = FchmodatFlags::FollowSymlink;
+            fchmodat(&tree.root, entry.path.as_slice(), mode, flags)
+                .map_err(tree.failed("make", index))?;
         }
     }
-    // Of files in several pieces, which the last one to be written would have changed again.
+    // Files in several pieces, of which the last one to be written would have changed it again.
     for piece in pieces.iter().filter(|piece| !piece.whole && piece.at == 0) {
-        let path = place(piece.entry);
-        File::open(&path)
-            .and_then(|file| file.set_modified(mtime))
-            .map_err(Error::io("write", &path))?;
+        let entry = &archive.entries[piece.entry];
+        tree.open(entry, OFlag::O_WRONLY)
+            .and_then(|file| settle(&file, entry.mode))
+            .map_err(tree.failed("write", piece.entry))?;
     }
     Ok(Unpacked {
         entries: archive.entries.len(),
@@ -108,36 +91,125 @@ pub fn unpack(archive: &Archive, file: &File, root: &Path) -> Result<Unpacked, E
     })
 }
 
-fn write(
-    path: &PathBuf,
-    mode: u32,
-    piece: &Piece,
-    bytes: &[u8],
-    mtime: SystemTime,
-) -> io::Result<()> {
-    let mut options = OpenOptions::new();
-    options
-        .write(true)
-        .mode(mode | 0o200)
-        .custom_flags(nix::libc::O_NOFOLLOW);
-    let options = if piece.whole {
-        options.create_new(true)
-    } else {
-        options.create(true)
-    };
-    let file = options.open(path)?;
-    file.write_all_at(bytes, piece.at)?;
-    if piece.whole {
-        // A `.pyc` is good for a source of this very time: PEP 552.
-        file.set_modified(mtime)?;
-        if mode & 0o200 == 0 {
-            file.set_permissions(std::os::unix::fs::PermissionsExt::from_mode(mode))?;
+/// Where it is unpacked to. Directories are made when something is to lie in them, so that all
+/// processors share that work as well.
+struct Tree<'a> {
+    archive: &'a Archive,
+    path: &'a Path,
+    /// Paths are looked up from here, not from `/` each time.
+    root: OwnedFd,
+    /// Their modes.
+    directories: HashMap<&'a [u8], u32>,
+}
+
+impl<'a> Tree<'a> {
+    fn new(archive: &'a Archive, path: &'a Path) -> Result<Self, Error> {
+        let flags = OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+        let root = nix::fcntl::open(path, flags, Mode::empty())
+            .map_err(|error| Error::io("open", path)(error.into()))?;
+        let directories = archive
+            .entries
+            .iter()
+            .filter(|entry| entry.kind == Kind::Directory)
+            .map(|entry| (entry.path.as_slice(), entry.mode))
+            .collect();
+        Ok(Self {
+            archive,
+            path,
+            root,
+            directories,
+        })
+    }
+
+    fn failed(&self, action: &'static str, entry: usize) -> impl FnOnce(Errno) -> Error {
+        let name = OsStr::from_bytes(&self.archive.entries[entry].path);
+        let path = self.path.join(name);
+        move |error| Error::io(action, &path)(error.into())
+    }
+
+    fn write(&self, entry: &Entry, piece: &Piece, bytes: &[u8]) -> nix::Result<()> {
+        let mut flags = OFlag::O_WRONLY | OFlag::O_CREAT;
+        if piece.whole {
+            flags |= OFlag::O_EXCL;
         }
+        let file = match self.open(entry, flags) {
+            Err(Errno::ENOENT) => {
+                self.make(parent(&entry.path))?;
+                self.open(entry, flags)?
+            }
+            opened => opened?,
+        };
+        file.write_all_at(bytes, piece.at)
+            .map_err(|error| errno(&error))?;
+        if piece.whole {
+            settle(&file, entry.mode)?;
+        }
+        Ok(())
+    }
+
+    fn open(&self, entry: &Entry, flags: OFlag) -> nix::Result<File> {
+        let flags = flags | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+        let mode = Mode::from_bits_truncate(entry.mode | 0o200);
+        nix::fcntl::openat(&self.root, entry.path.as_slice(), flags, mode).map(File::from)
+    }
+
+    fn make(&self, directory: &[u8]) -> nix::Result<()> {
+        // Writable for now, whatever it will be: there is more to come.
+        let mode = self.directories.get(directory).copied().unwrap_or(0o755) | 0o700;
+        let mode = Mode::from_bits_truncate(mode);
+        match mkdirat(&self.root, directory, mode) {
+            Err(Errno::ENOENT) if !directory.is_empty() => {
+                self.make(parent(directory))?;
+                self.make(directory)
+            }
+            // Another thread was faster.
+            Err(Errno::EEXIST) => Ok(()),
+            made => made,
+        }
+    }
+
+    /// What is not written: links, directories without files, and modes that would have been in the way.
+    fn finish(&self, entry: &Entry) -> nix::Result<()> {
+        let path = entry.path.as_slice();
+        match &entry.kind {
+            Kind::Symlink(target) => {
+                let link = || nix::unistd::symlinkat(target.as_slice(), &self.root, path);
+                match link() {
+                    Err(Errno::ENOENT) => {
+                        self.make(parent(path))?;
+                        link()
+                    }
+                    made => made,
+                }
+            }
+            Kind::Directory => self.make(path),
+            Kind::File(_) => Ok(()),
+        }
+    }
+}
+
+fn parent(path: &[u8]) -> &[u8] {
+    let end = path.iter().rposition(|&byte| byte == b'/').unwrap_or(0);
+    &path[..end]
+}
+
+/// The time and mode of a file that is complete.
+fn settle(file: &File, mode: u32) -> nix::Result<()> {
+    // A `.pyc` is good for a source of this very time: PEP 552.
+    let time = TimeSpec::new(MTIME, 0);
+    futimens(file, &time, &time)?;
+    if mode & 0o200 == 0 {
+        fchmod(file, Mode::from_bits_truncate(mode))?;
     }
     Ok(())
 }
 
-fn pieces(archive: &Archive) -> Vec<Piece> {
+fn errno(error: &io::Error) -> Errno {
+    error.raw_os_error().map_or(Errno::EIO, Errno::from_raw)
+}
+
+/// Sorted by frame, and where those of each frame begin.
+pub(crate) fn pieces(archive: &Archive) -> (Vec<Piece>, Vec<usize>) {
     let mut pieces = Vec::new();
     for (entry, (each, place)) in archive.entries.iter().zip(&archive.places).enumerate() {
         let (Kind::File(size), Some(place)) = (&each.kind, place) else {
@@ -169,7 +241,12 @@ fn pieces(archive: &Archive) -> Vec<Piece> {
             offset = 0;
         }
     }
-    pieces
+    // Files that are the same may share a place.
+    pieces.sort_by_key(|piece| piece.frame);
+    let first = (0..=archive.frames.len())
+        .map(|frame| pieces.partition_point(|piece| piece.frame < frame))
+        .collect();
+    (pieces, first)
 }
 
 /// Decompresses and checks each frame, and hands its content over, on all processors.
@@ -178,50 +255,20 @@ fn each_frame(
     file: &File,
     take: impl Fn(usize, &[u8]) -> Result<(), Error> + Sync,
 ) -> Result<(), Error> {
-    let offsets: Vec<u64> = archive
-        .frames
-        .iter()
-        .scan(0, |sum, frame| {
-            let begin = *sum;
-            *sum += frame.compressed;
-            Some(begin)
-        })
-        .collect();
+    let offsets = offsets(archive);
     let counter = AtomicUsize::new(0);
     let stop = AtomicBool::new(false);
     let failed: Mutex<Option<Error>> = Mutex::new(None);
-    let one = |index: usize,
-               packed: &mut Vec<u8>,
-               content: &mut Vec<u8>,
-               zstd: &mut zstd::bulk::Decompressor<'_>| {
-        let frame = &archive.frames[index];
-        let damaged = |reason: String| Error::Damaged {
-            path: archive.path().to_path_buf(),
-            reason,
-        };
-        packed.resize(
-            usize::try_from(frame.compressed).map_err(|error| damaged(error.to_string()))?,
-            0,
-        );
-        file.read_exact_at(packed, offsets[index])
-            .map_err(Error::io("read", archive.path()))?;
-        content.clear();
-        content.reserve(usize::try_from(frame.length).expect("checked"));
-        zstd.decompress_to_buffer(packed, content)
-            .map_err(|error| damaged(format!("frame {index} cannot be read: {error}")))?;
-        if content.len() as u64 != frame.length || Sha256::digest(&*content)[..] != frame.digest {
-            return Err(damaged(format!("frame {index} is not what its index says")));
-        }
+    let one = |reader: &mut Reader, content: &mut Vec<u8>, index: usize| {
+        reader.read(archive, file, index, offsets[index], content)?;
         take(index, content)
     };
     let worker = || {
-        let mut packed = Vec::new();
         let mut content = Vec::new();
-        let mut zstd = match zstd::bulk::Decompressor::new() {
-            Ok(zstd) => zstd,
+        let mut reader = match Reader::new(archive) {
+            Ok(reader) => reader,
             Err(error) => {
                 stop.store(true, Ordering::Relaxed);
-                let error = Error::io("read", archive.path())(error);
                 failed
                     .lock()
                     .unwrap_or_else(std::sync::PoisonError::into_inner)
@@ -230,11 +277,13 @@ fn each_frame(
             }
         };
         while !stop.load(Ordering::Relaxed) {
-            let index = counter.fetch_add(1, Ordering::Relaxed);
-            if index >= archive.frames.len() {
+            let begin = counter.fetch_add(RUN, Ordering::Relaxed);
+            if begin >= archive.frames.len() {
                 return;
             }
-            if let Err(error) = one(index, &mut packed, &mut content, &mut zstd) {
+            let end = (begin + RUN).min(archive.frames.len());
+            let done = (begin..end).try_for_each(|index| one(&mut reader, &mut content, index));
+            if let Err(error) = done {
                 stop.store(true, Ordering::Relaxed);
                 failed
                     .lock()

@@ -10,6 +10,7 @@ mod transplant;
 use std::process::ExitCode;
 
 use crate::cli::Command;
+use crate::exit;
 
 pub(crate) fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
     match command {
@@ -19,6 +20,10 @@ pub(crate) fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
         Command::Explain { delivery } => htmap::explain(delivery),
         Command::Python { json } => python::run(json),
         Command::Transplant(command) => transplant::run(command),
+        Command::MountHolder { target } => {
+            htmap_exec_transplant::hold(&target);
+            Ok(ExitCode::from(exit::SUCCESS))
+        }
         Command::Packages { python } => packages::run(python.as_deref()),
     }
 }

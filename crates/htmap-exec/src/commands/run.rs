@@ -15,6 +15,7 @@ pub(crate) fn run(arguments: cli::Run) -> anyhow::Result<ExitCode> {
         running,
         scratch,
         transplant,
+        no_mount,
         cloudpickle,
     } = arguments;
     let scratch = scratch
@@ -29,10 +30,12 @@ pub(crate) fn run(arguments: cli::Run) -> anyhow::Result<ExitCode> {
         .with_context(|| format!("cannot find the scratch directory `{}`", scratch.display()))?;
     let landing = Landing::begin(&scratch, component)?;
     let mut environment = Vec::new();
+    let mut served = None;
     let interpreters = match (running.python, transplant) {
         (None, Some(archive)) => {
-            let brought = transplanted::bring(&scratch.join(archive), &scratch);
+            let brought = transplanted::bring(&scratch.join(archive), &scratch, !no_mount);
             environment = brought.environment;
+            served = brought.served;
             brought.interpreters
         }
         (Some(path), _) => {
@@ -49,6 +52,7 @@ pub(crate) fn run(arguments: cli::Run) -> anyhow::Result<ExitCode> {
     let ending = landing.run(&Options {
         interpreters,
         environment,
+        served,
         submit_python: running.submit_python,
         allow_python_mismatch: running.allow_python_mismatch,
         cloudpickle,

@@ -1,0 +1,338 @@
+"""Transplants that are mounted instead of unpacked: what Python sees, who refuses, and what is left behind."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import signal
+import stat
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from support.cases import dispose
+from support.environment import binary, can_unshare, is_root, pythons
+from support.outcome import Outcome
+from support.running import Running, run_ours
+from support.scratch import Scratch, make_pickles, new_base
+
+MAIN = pythons().get("3.11") or list(pythons().values())[-1]
+# Somebody without a passwd entry.
+UID = 64_123
+DEVICE = Path("/dev/fuse")
+# A device of our own: that of the machine may be for root alone.
+OWN_DEVICE = (
+    "mount -t tmpfs none /mnt && mknod /mnt/fuse c 10 229 && chmod 666 /mnt/fuse && mount --bind /mnt/fuse /dev/fuse"
+)
+
+pytestmark = [
+    pytest.mark.skipif(not DEVICE.exists(), reason="this machine has no /dev/fuse"),
+    pytest.mark.skipif(
+        not can_unshare("--mount" if is_root() else "--user"), reason="namespaces are not permitted here"
+    ),
+]
+needs_root = pytest.mark.skipif(not is_root(), reason="only root can take a device away, or become somebody else")
+
+
+@pytest.fixture(scope="module")
+def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("mount")
+    excluded = ["test", "idlelib", "lib2to3", "ensurepip", "config-*", "tkinter", "site-packages/pip"]
+    options = [word for name in excluded for word in ("--exclude", f"lib/python*/{name}/*")]
+    done = subprocess.run(
+        [binary(), "transplant", "build", "--python", MAIN.path, "--dir", root, *options],
+        env={"PATH": os.defpath, "XDG_CACHE_HOME": str(root / "cache")},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return Path(done.stdout.strip())
+
+
+Run = Callable[..., Outcome]
+
+
+@pytest.fixture
+def component(archive: Path) -> Iterator[Run]:
+    """Runs a function by the archive: as root, as another user (who needs a user namespace), or after a preparation."""
+    made: list[Scratch] = []
+
+    def run(
+        source: str,
+        *options: str,
+        user: bool = False,
+        before: str = "",
+        during: Callable[[Running], object] | None = None,
+        **env: str,
+    ) -> Outcome:
+        scratch = Scratch(base=new_base(), python=MAIN, name_python=False)
+        made.append(scratch)
+        scratch.fill(make_pickles(source, MAIN, 0))
+        shutil.copy(archive, scratch.dir / archive.name)
+        scratch.options = ["--transplant", archive.name, *options]
+        scratch.env.update(env, HTMAP_EXEC_LOG="info")
+        program = scratch.base / "program"
+        shutil.copy(binary(), program)
+        scratch.program = program
+        become = f"setpriv --reuid={UID} --regid={UID} --clear-groups" if user and is_root() else ""
+        if become:
+            scratch.give_to(UID)
+            scratch.uid = None
+            before = before or OWN_DEVICE
+        if before:
+            last = become if before.startswith(CHROOT) else f"&& exec {become}"
+            scratch.wrapper = ["unshare", "--mount", "--", "sh", "-c", f'{before} {last} "$@"', "sh"]
+        return run_ours(scratch, 60, during)
+
+    yield run
+    for scratch in made:
+        dispose(scratch)
+
+
+SEEN = """
+    def f():
+        import os, subprocess, sys
+        [mount] = [line.split() for line in open("/proc/self/mountinfo") if "_htmap_python" in line]
+        open("made", "w").write("x")
+        child = subprocess.check_output([sys.executable, "-c", "import sys; print(sys.prefix)"], text=True)
+        try:
+            open(sys.prefix + "/new", "w")
+            refused = None
+        except OSError as error:
+            refused = error.errno
+        return dict(
+            type=mount[mount.index("-") + 1],
+            read_only="ro" in mount[5].split(","),
+            prefix=sys.prefix,
+            child=child.strip(),
+            here=os.getcwd(),
+            refused=refused,
+            user=(os.getuid(), os.geteuid(), os.getgid()),
+            owner=os.stat(sys.executable).st_uid,
+            root=os.stat("/").st_uid,
+            mount_namespace=os.readlink("/proc/self/ns/mnt"),
+            user_namespace=os.readlink("/proc/self/ns/user"),
+        )
+"""
+
+
+@pytest.mark.parametrize("user", [pytest.param(False, marks=needs_root), True], ids=["root", "user"])
+def test_python_runs_in_a_mounted_archive(component: Run, user: bool) -> None:
+    import errno
+
+    outcome = component(SEEN, user=user)
+    assert outcome.status == "OK", outcome.dump()
+    seen = outcome.value
+    scratch = outcome.out_path.parents[1]
+    assert "mounted the transplant in" in outcome.stderr
+    assert seen["type"] == "fuse.htmap-exec"
+    assert seen["read_only"]
+    assert seen["prefix"] == seen["child"] == f"{scratch}/_htmap_python"
+    assert seen["here"] == str(scratch)
+    assert seen["refused"] == errno.EROFS
+    uid = UID if user and is_root() else os.getuid()
+    assert seen["user"] == (uid, uid, uid if user and is_root() else os.getgid())
+    assert seen["owner"] == uid
+    assert seen["mount_namespace"] != os.readlink("/proc/self/ns/mnt")
+    # Root keeps what makes it root; the files of others are nobody's for a user.
+    assert (seen["user_namespace"] == os.readlink("/proc/self/ns/user")) is not user
+    assert seen["root"] == (65534 if user else 0)
+    # Nobody else sees it, and nothing of it is left.
+    assert list((scratch / "_htmap_python").iterdir()) == []
+    assert (scratch / "made").read_text() == "x"
+    assert (scratch / "made").stat().st_uid == uid
+    assert outcome.left_over == []
+    assert "_htmap_python" not in Path("/proc/self/mountinfo").read_text()
+    # What is installed there is known without a look at it.
+    assert "\n  cloudpickle==" in outcome.stdout
+
+
+TREE = """
+    def f():
+        import hashlib, os, stat, sys
+        digest = hashlib.sha256()
+        files = 0
+        for directory, names, others in os.walk(sys.prefix):
+            names.sort()
+            for name in sorted(names + others):
+                path = os.path.join(directory, name)
+                status = os.lstat(path)
+                size, content = 0, b""
+                if stat.S_ISLNK(status.st_mode):
+                    content = os.readlink(path).encode()
+                elif stat.S_ISREG(status.st_mode):
+                    files += 1
+                    size, content = status.st_size, open(path, "rb").read()
+                line = (os.path.relpath(path, sys.prefix), oct(status.st_mode), size, int(status.st_mtime) * bool(size))
+                digest.update(repr(line).encode() + hashlib.sha256(content).digest())
+        return digest.hexdigest(), files
+"""
+
+
+def digest_of(root: Path) -> str:
+    digest = hashlib.sha256()
+    for directory, names, others in os.walk(root):
+        names.sort()
+        for name in sorted(names + others):
+            path = Path(directory, name)
+            status = path.lstat()
+            size, content = 0, b""
+            if stat.S_ISLNK(status.st_mode):
+                content = os.readlink(path).encode()
+            elif stat.S_ISREG(status.st_mode):
+                size, content = status.st_size, path.read_bytes()
+            line = (str(path.relative_to(root)), oct(status.st_mode), size, int(status.st_mtime) * bool(size))
+            digest.update(repr(line).encode() + hashlib.sha256(content).digest())
+    return digest.hexdigest()
+
+
+def test_it_is_the_tree_that_would_be_unpacked(component: Run, archive: Path, tmp_path: Path) -> None:
+    outcome = component(TREE, user=True)
+    assert outcome.status == "OK", outcome.dump()
+    assert "mounted the transplant in" in outcome.stderr
+    subprocess.run(
+        [binary(), "transplant", "unpack", archive, tmp_path / "tree"], check=True, stdout=subprocess.DEVNULL
+    )
+    digest, files = outcome.value
+    assert files > 1000
+    assert digest == digest_of(tmp_path / "tree")
+
+
+WHERE = """
+    def f():
+        import sys
+        return any("_htmap_python" in line for line in open("/proc/self/mountinfo")), sys.prefix
+"""
+
+
+NO_DEVICE = "mount -t tmpfs none /mnt && cp -a /dev/null /dev/zero /dev/urandom /mnt && mount --bind /mnt /dev"
+FOR_ROOT = "mount -t tmpfs none /mnt && mknod -m 600 /mnt/fuse c 10 229 && mount --bind /mnt/fuse /dev/fuse"
+CHROOT = "mount --rbind / /mnt && exec /usr/sbin/chroot /mnt"
+
+
+@needs_root
+@pytest.mark.parametrize(
+    ("before", "user", "reason"),
+    [
+        ("mount --bind /dev/null /dev/fuse", True, "cannot mount by FUSE: "),
+        (NO_DEVICE, True, "cannot open `/dev/fuse`: No such file"),
+        (FOR_ROOT, True, "cannot open `/dev/fuse`: Permission denied"),
+        ("umount -l /proc", False, "cannot start another process of this program: "),
+        (CHROOT, True, "cannot make a user namespace: "),
+        (CHROOT, False, "this is a chroot"),
+    ],
+    ids=["not-the-device", "no-device", "not-for-users", "no-proc", "chroot", "chroot-as-root"],
+)
+def test_who_refuses_has_it_unpacked(component: Run, before: str, user: bool, reason: str) -> None:
+    outcome = component(WHERE, user=user, before=before)
+    assert f"the transplant cannot be mounted here, so it is unpacked: {reason}" in outcome.stderr, outcome.dump()
+    scratch = outcome.out_path.parents[1]
+    assert (scratch / "_htmap_python" / "bin").is_dir()
+    if "proc" not in before:  # where the function would look
+        assert outcome.value == (False, f"{scratch}/_htmap_python"), outcome.dump()
+
+
+@pytest.mark.parametrize("options", [["--no-mount"], []], ids=["option", "variable"])
+def test_it_can_be_switched_off(component: Run, options: list[str]) -> None:
+    env = {} if options else {"HTMAP_EXEC_MOUNT": "0"}
+    outcome = component(WHERE, *options, **env)
+    assert outcome.status == "OK", outcome.dump()
+    assert outcome.value[0] is False
+    assert "as is wished" in outcome.stderr
+
+
+def test_damage_that_python_gets_over_is_an_error_all_the_same(component: Run, archive: Path) -> None:
+    source = """
+        def f():
+            import os, sys, time
+            open("ready", "w").close()
+            while not os.path.exists("go"):
+                time.sleep(0.01)
+            try:
+                # What no import reads, so nobody has read it ahead.
+                open(os.path.dirname(os.__file__) + "/turtle.py", "rb").read()
+            except OSError as error:
+                open("error", "w").write(str(error.errno))
+            return "a result"
+    """
+
+    def damage(running: Running) -> None:
+        assert running.wait_for("ready")
+        with open(running.scratch.dir / archive.name, "r+b") as file:
+            size = archive.stat().st_size
+            file.write(bytes(size - (1 << 20)))
+        (running.scratch.dir / "go").touch()
+
+    outcome = component(source, user=True, during=damage)
+    assert outcome.status == "ERR", outcome.dump()
+    scratch = outcome.out_path.parents[1]
+    assert "the Python that was brought along could not be read" in outcome.report
+    assert f"`{scratch}/{archive.name}` is no whole transplant: frame" in outcome.report
+    assert outcome.exit == 0
+
+
+def test_a_runner_that_is_killed_leaves_no_mount(component: Run) -> None:
+    source = """
+        def f():
+            import os, time
+            open("pids", "w").write(str(os.getpid()))
+            open("ready", "w").close()
+            time.sleep(60)
+    """
+    held: list[int] = []
+
+    def kill(running: Running) -> None:
+        assert running.wait_for("ready")
+        held.append(int((running.scratch.dir / "pids").read_text()))
+        os.kill(running.runner_pid(), signal.SIGKILL)
+
+    outcome = component(source, user=True, during=kill)
+    assert outcome.exit == -signal.SIGKILL, outcome.dump()
+    deadline = time.monotonic() + 10
+    while Path(f"/proc/{held[0]}").exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert not Path(f"/proc/{held[0]}").exists()
+    for mounts in Path("/proc").glob("[0-9]*/mountinfo"):
+        try:
+            assert f"{outcome.out_path.parents[1]}/_htmap_python" not in mounts.read_text()
+        except OSError:  # it has ended
+            continue
+    (outcome.out_path.parents[1] / "_htmap_python").rmdir()
+
+
+def test_an_eviction_ends_a_mounted_python(component: Run) -> None:
+    source = """
+        def f():
+            import htmap, time
+            open("state", "w").write("17")
+            htmap.checkpoint("state")
+            open("ready", "w").close()
+            time.sleep(60)
+    """
+
+    def evict(running: Running) -> None:
+        assert running.wait_for("ready")
+        running.signal(signal.SIGTERM)
+
+    outcome = component(source, user=True, during=evict)
+    assert outcome.wall < 20, outcome.dump()
+    assert outcome.left_over == []
+    current = outcome.out_path.parent / "_htmap_current_checkpoint"
+    assert [path.read_text() for path in current.rglob("state")] == ["17"], outcome.dump()
+
+
+def test_many_readers_at_once(component: Run) -> None:
+    source = """
+        def f():
+            import concurrent.futures, subprocess, sys
+            program = "import xml.dom.minidom, email, asyncio, unittest.mock, http.server; print(len(sys.modules))"
+            def start(number):
+                return subprocess.check_output([sys.executable, "-c", "import sys; " + program], text=True)
+            with concurrent.futures.ThreadPoolExecutor(8) as pool:
+                return len(set(pool.map(start, range(16))))
+    """
+    outcome = component(source, user=True)
+    assert outcome.value == 1, outcome.dump()
