@@ -6,6 +6,11 @@ if sys.path[:1] == [""]:
     del sys.path[0]
 import json
 
+try:
+    from _imp import extension_suffixes
+except ImportError:
+    extension_suffixes = list
+
 implementation = getattr(sys, "implementation", None)
 name = implementation.name if implementation else "cpython"
 sys.stdout.write(
@@ -18,6 +23,7 @@ sys.stdout.write(
             "prefix": sys.prefix,
             "base_prefix": getattr(sys, "base_prefix", sys.prefix),
             "sys_path": sys.path,
+            "extension_suffix": (extension_suffixes() + [""])[0],
         }
     )
 )

@@ -30,6 +30,8 @@ pub struct Interpreter {
     pub base_prefix: PathBuf,
     /// `sys.path` without the current directory.
     pub sys_path: Vec<PathBuf>,
+    /// What the file names of extension modules made for it end in.
+    pub extension_suffix: String,
     /// The version of cloudpickle it has.
     pub cloudpickle: Option<String>,
 }
@@ -71,6 +73,7 @@ struct Answer {
     prefix: PathBuf,
     base_prefix: PathBuf,
     sys_path: Vec<PathBuf>,
+    extension_suffix: String,
 }
 
 /// Asks it.
@@ -127,6 +130,7 @@ pub fn probe(path: &Path) -> Result<Interpreter, ProbeError> {
         prefix: answer.prefix,
         base_prefix: answer.base_prefix,
         sys_path: answer.sys_path,
+        extension_suffix: answer.extension_suffix,
         cloudpickle,
     })
 }

@@ -5,9 +5,11 @@
 //! the digest of what is in it. Nothing in an archive is trusted before it is checked.
 
 mod archive;
+mod audit;
 mod editable;
 mod elf;
 mod error;
+mod linkage;
 mod manifest;
 mod pack;
 mod source;
@@ -17,8 +19,9 @@ mod unchanged;
 mod unpack;
 
 pub use archive::{Archive, Digest};
+pub use audit::{Audit, Need, Share};
 pub use error::Error;
-pub use manifest::Manifest;
+pub use manifest::{Manifest, Places};
 pub use pack::{Packed, pack};
 pub use source::{Excluded, LIBRARIES, Source, collect};
 pub use store::{Listed, build, find, is_named_by, list};
