@@ -32,5 +32,6 @@ mod transcript;
 mod tree;
 mod usage;
 
+pub use classad::ClassAd;
 pub use error::Error;
 pub use landing::{Ending, Landing, Options};

@@ -6,11 +6,13 @@
 
 mod archive;
 mod audit;
+mod cache;
 mod editable;
 mod elf;
 mod error;
 mod linkage;
 mod manifest;
+mod node;
 mod pack;
 mod source;
 mod store;
@@ -20,8 +22,10 @@ mod unpack;
 
 pub use archive::{Archive, Digest};
 pub use audit::{Audit, Need, Share};
+pub use cache::{Cache, Held, PassedOver};
 pub use error::Error;
 pub use manifest::{Manifest, Places};
+pub use node::{NoRoom, Unmet, no_room, unmet};
 pub use pack::{Packed, pack};
 pub use source::{Excluded, LIBRARIES, Source, collect};
 pub use store::{Listed, build, find, is_named_by, list};
