@@ -5,10 +5,8 @@
 //! when any file of the tree has its name: how each is found is the business of whoever linked it.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::ffi::OsStr;
 use std::fs;
-use std::os::unix::ffi::OsStrExt as _;
-use std::path::{Component, Path, PathBuf};
+use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
 
@@ -58,6 +56,7 @@ pub struct Share {
 
 /// Looks at all of it. What cannot be read is for whoever packs it to say.
 pub(crate) fn audit(source: &Source) -> Audit {
+    let begun = Instant::now();
     let mut compiled: Vec<(String, Linkage)> = Vec::new();
     let mut names: HashSet<Vec<u8>> = HashSet::new();
     for (entry, content) in source.entries.iter().zip(&source.contents) {
@@ -85,6 +84,7 @@ pub(crate) fn audit(source: &Source) -> Audit {
             compiled.push((String::from_utf8_lossy(&entry.path).into_owned(), linkage));
         }
     }
+    let count = compiled.len();
     let mut found = Audit::default();
     let mut libraries: BTreeMap<String, String> = BTreeMap::new();
     for (file, linkage) in compiled {
@@ -124,6 +124,8 @@ pub(crate) fn audit(source: &Source) -> Audit {
         .map(|(needs, file)| Need { needs, file })
         .collect();
     found.largest = largest(source);
+    let seconds = begun.elapsed().as_secs_f64();
+    tracing::debug!("looked into {count} compiled files in {seconds:.3} s");
     found
 }
 
@@ -161,60 +163,43 @@ pub(crate) fn is_older(one: &str, other: &str) -> bool {
 }
 
 fn largest(source: &Source) -> Vec<Share> {
-    let sizes: HashMap<&[u8], u64> = source
-        .entries
-        .iter()
-        .filter_map(|entry| match entry.kind {
-            Kind::File(size) => Some((entry.path.as_slice(), size)),
-            _ => None,
-        })
-        .collect();
-    let mut claimed: HashSet<Vec<u8>> = HashSet::new();
+    // Each with its size, until a package claims it.
+    let mut sizes: HashMap<&[u8], u64> = HashMap::with_capacity(source.entries.len());
+    for entry in &source.entries {
+        if let Kind::File(size) = entry.kind {
+            sizes.insert(&entry.path, size);
+        }
+    }
     let mut shares: BTreeMap<String, u64> = BTreeMap::new();
-    let mut claim = |name: &str, path: &Path| {
-        let path = path.as_os_str().as_bytes();
-        if let Some(size) = sizes.get(path)
-            && claimed.insert(path.to_vec())
-        {
-            *shares.entry(name.to_owned()).or_default() += size;
-        }
-    };
     for (entry, content) in source.entries.iter().zip(&source.contents) {
-        let path = Path::new(OsStr::from_bytes(&entry.path));
-        if let Some(directory) = path.parent()
-            && let Some(name) = distribution(directory)
-            && path.file_name().is_some_and(|name| name == "RECORD")
+        if let Some(directory) = entry.path.strip_suffix(b"/RECORD")
+            && let Some((site, name)) = distribution(directory)
         {
-            let site = directory.parent().unwrap_or(directory);
-            for file in text(content.as_ref()).lines().filter_map(recorded) {
-                if let Some(path) = normal(&site.join(file)) {
-                    claim(&name, &path);
-                }
-            }
-        } else if path.parent() == Some(Path::new("conda-meta"))
-            && path
-                .extension()
-                .is_some_and(|extension| extension == "json")
+            let text = text(content.as_ref());
+            let files = text.lines().filter_map(recorded);
+            let bytes = files
+                .filter_map(|file| sizes.remove(below(site, &file)?.as_slice()))
+                .sum();
+            shares.insert(name, bytes);
+        } else if entry.path.starts_with(b"conda-meta/")
+            && entry.path.ends_with(b".json")
+            && let Ok(package) = serde_json::from_str::<CondaPackage>(&text(content.as_ref()))
         {
-            let Ok(package) = serde_json::from_str::<CondaPackage>(&text(content.as_ref())) else {
-                continue;
-            };
-            for file in &package.files {
-                claim(
-                    &format!("{} {}", package.name, package.version),
-                    Path::new(file),
-                );
-            }
+            let files = package.files.iter();
+            let bytes = files.filter_map(|file| sizes.remove(file.as_bytes())).sum();
+            shares.insert(format!("{} {}", package.name, package.version), bytes);
         }
     }
-    for (&path, &size) in &sizes {
-        if !claimed.contains(path) {
-            let place = place(Path::new(OsStr::from_bytes(path)));
-            *shares.entry(place).or_default() += size;
-        }
+    let mut places: HashMap<&[u8], u64> = HashMap::new();
+    for (path, size) in sizes {
+        *places.entry(place(path)).or_default() += size;
     }
+    let places = places
+        .into_iter()
+        .map(|(place, bytes)| (String::from_utf8_lossy(place).into_owned(), bytes));
     let mut shares: Vec<Share> = shares
         .into_iter()
+        .chain(places)
         .map(|(name, bytes)| Share { name, bytes })
         .collect();
     shares.sort_by(|one, other| (other.bytes, &one.name).cmp(&(one.bytes, &other.name)));
@@ -230,13 +215,12 @@ struct CondaPackage {
     files: Vec<String>,
 }
 
-/// `numpy-2.4.6.dist-info` is `numpy 2.4.6`.
-fn distribution(directory: &Path) -> Option<String> {
-    let name = directory
-        .file_name()?
-        .to_str()?
-        .strip_suffix(".dist-info")?;
-    Some(name.replacen('-', " ", 1))
+/// `site/numpy-2.4.6.dist-info` is `numpy 2.4.6` in `site`.
+fn distribution(directory: &[u8]) -> Option<(&[u8], String)> {
+    let end = directory.iter().rposition(|&byte| byte == b'/')?;
+    let name = std::str::from_utf8(&directory[end + 1..]).ok()?;
+    let name = name.strip_suffix(".dist-info")?;
+    Some((&directory[..end], name.replacen('-', " ", 1)))
 }
 
 /// The path in a line of RECORD, a table of comma separated values.
@@ -253,18 +237,26 @@ fn recorded(line: &str) -> Option<String> {
     }
 }
 
-/// Without `..`, and nothing for what leaves the tree.
-fn normal(path: &Path) -> Option<PathBuf> {
-    let mut parts = PathBuf::new();
-    for part in path.components() {
-        match part {
-            Component::Normal(name) => parts.push(name),
-            Component::ParentDir if parts.pop() => {}
-            Component::CurDir => {}
-            _ => return None,
+/// A path below a directory, without `..`; nothing for one that leaves the tree.
+fn below(directory: &[u8], path: &str) -> Option<Vec<u8>> {
+    let mut whole = directory.to_vec();
+    for name in path.split('/') {
+        match name {
+            "" | "." => {}
+            ".." if whole.is_empty() => return None,
+            ".." => {
+                let end = whole.iter().rposition(|&byte| byte == b'/');
+                whole.truncate(end.unwrap_or(0));
+            }
+            _ => {
+                if !whole.is_empty() {
+                    whole.push(b'/');
+                }
+                whole.extend_from_slice(name.as_bytes());
+            }
         }
     }
-    Some(parts)
+    Some(whole)
 }
 
 fn text(content: Option<&Content>) -> String {
@@ -279,18 +271,16 @@ fn text(content: Option<&Content>) -> String {
 }
 
 /// What to call a file of no package: by what lies in site-packages, or by its first two directories.
-fn place(path: &Path) -> String {
-    let names: Vec<String> = path
-        .iter()
-        .map(|name| name.to_string_lossy().into_owned())
-        .collect();
-    let site = names
-        .iter()
-        .position(|name| name == "site-packages" || name == "dist-packages");
-    let shown = site
-        .map_or(2, |site| site + 2)
-        .min(names.len().saturating_sub(1));
-    names[..shown].join("/") + "/"
+fn place(path: &[u8]) -> &[u8] {
+    let end_of = |count: usize| {
+        let mut ends = path.iter().enumerate().filter(|(_, byte)| **byte == b'/');
+        ends.nth(count).map(|(at, _)| at + 1)
+    };
+    let is_site = |name: &[u8]| name == b"site-packages" || name == b"dist-packages";
+    let names = path.split(|&byte| byte == b'/');
+    let count = names.clone().position(is_site).map_or(1, |site| site + 1);
+    let end = (0..=count).rev().find_map(end_of);
+    &path[..end.unwrap_or(0)]
 }
 
 #[cfg(test)]
@@ -314,16 +304,17 @@ mod tests {
             recorded("\"a,\"\"b\"\".py\",sha256=x,3").unwrap(),
             "a,\"b\".py"
         );
+        assert_eq!(below(b"lib/site", "../../../x"), None);
+        assert_eq!(below(b"lib/site", "../../bin/x").unwrap(), b"bin/x");
+        assert_eq!(below(b"lib/site", "./a//b").unwrap(), b"lib/site/a/b");
+        let site = b"lib/python3.11/site-packages/odd/a/b.py";
+        assert_eq!(place(site), b"lib/python3.11/site-packages/odd/");
         assert_eq!(
-            normal(Path::new("lib/site/../../bin/x")).unwrap(),
-            Path::new("bin/x")
+            place(b"lib/python3.11/site-packages/odd.py"),
+            b"lib/python3.11/site-packages/"
         );
-        assert_eq!(normal(Path::new("../x")), None);
-        assert_eq!(
-            place(Path::new("lib/python3.11/site-packages/odd/a/b.py")),
-            "lib/python3.11/site-packages/odd/"
-        );
-        assert_eq!(place(Path::new("lib/python3.11/os.py")), "lib/python3.11/");
-        assert_eq!(place(Path::new("x")), "/");
+        assert_eq!(place(b"lib/python3.11/os.py"), b"lib/python3.11/");
+        assert_eq!(place(b"bin/x"), b"bin/");
+        assert_eq!(place(b"x"), b"");
     }
 }
