@@ -71,6 +71,20 @@ def test_a_node_that_does_not_fit_says_why(node: Node, archive: Path, change: Ch
     assert not (outcome.out_path.parents[1] / "_htmap_python").exists()
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda manifest: manifest.update(python="/bin/sh"),
+        lambda manifest: manifest["places"].update(scripts=["../../evil.sh"]),
+    ],
+    ids=["python", "script"],
+)
+def test_a_manifest_that_leads_out_of_the_archive(node: Node, archive: Path, change: Change) -> None:
+    outcome = node.run(with_manifest(archive, change), SIMPLE)
+    assert outcome.status == "ERR", outcome.dump()
+    assert "which does not lie in it" in outcome.report
+
+
 def test_all_that_is_missing_is_said_at_once(node: Node, archive: Path) -> None:
     def change(manifest: dict[str, Any]) -> None:
         manifest["audit"]["glibc"] = {"needs": "2.99", "file": "lib/libnew.so"}
@@ -116,18 +130,11 @@ def test_it_runs_as_if_activated(node: Node, archive: Path) -> None:
 
 
 def test_what_is_asked_for_is_kept(node: Node, archive: Path) -> None:
-    value = node.run(
-        archive,
-        LOOK,
-        "--keep-variable",
-        "PYTHONPATH",
-        PYTHONPATH="/opt/mine",
-        PYTHONHOME="/no/such",
-        SSL_CERT_FILE="/etc/hostname",
-    )
-    # A file without certificates: the function fails in the way it was asked for.
-    assert "PYTHONHOME" not in value.report
-    seen = node.run(archive, LOOK, "--keep-variable", "PYTHONPATH", PYTHONPATH="/opt/mine").value
+    own = {"PYTHONPATH": "/opt/mine", "PYTHONHOME": "/no/such", "SSL_CERT_DIR": "/no/such"}
+    seen = node.run(archive, LOOK, "--keep-variable", "PYTHONPATH", **own).value
+    assert "PYTHONHOME" not in seen["environment"]
+    # Whoever says where certificates are is believed.
+    assert "SSL_CERT_FILE" not in seen["environment"]
     assert seen["environment"]["PYTHONPATH"] == "/opt/mine"
     assert "/opt/mine" in seen["path"]
 

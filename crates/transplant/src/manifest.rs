@@ -1,5 +1,7 @@
 //! What an archive says of itself: which Python it is, what is installed in it, and what it needs.
 
+use std::path::{Component, Path};
+
 use htmap_exec_interpreter::Interpreter;
 use serde::{Deserialize, Serialize};
 
@@ -100,6 +102,18 @@ impl Manifest {
             packages,
             audit: audit(source),
         }
+    }
+
+    /// A path that it names and that does not lie below the root.
+    pub fn outside(&self) -> Option<&str> {
+        let places = &self.places;
+        let named = [&self.python].into_iter().chain(&places.scripts);
+        let named = named.chain(&places.certificates).chain(&places.libpythons);
+        let is_below = |path: &str| {
+            let mut names = Path::new(path).components();
+            names.all(|name| matches!(name, Component::Normal(_)))
+        };
+        named.map(String::as_str).find(|path| !is_below(path))
     }
 
     /// Sentences about what it needs, for people: a name and what there is to say of it.

@@ -117,8 +117,11 @@ fn identify(path: &Path) -> anyhow::Result<(Digest, Manifest)> {
     if !transplant::is_named_by(path, digest) {
         bail!("its digest is {digest}, and not its name");
     }
-    let manifest =
+    let manifest: Manifest =
         serde_json::from_slice(&manifest).context("it does not say what Python it holds")?;
+    if let Some(path) = manifest.outside() {
+        bail!("it names `{path}`, which does not lie in it");
+    }
     Ok((digest, manifest))
 }
 
