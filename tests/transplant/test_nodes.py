@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import re
 import shutil
 import subprocess
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.environment import is_root
+from support.environment import binary, is_root
 from support.node_archives import MAIN, Node, build, copy_of_prefix, with_manifest
 
 SIMPLE = "def f():\n    return 7"
@@ -92,6 +93,27 @@ def test_all_that_is_missing_is_said_at_once(node: Node, archive: Path) -> None:
 
     report = node.run(with_manifest(archive, change), SIMPLE).report
     assert "needs glibc 2.99" in report and "x86-64-v9" in report
+
+
+@pytest.mark.skipif(not is_root(), reason="only root may change its root directory")
+@pytest.mark.parametrize("libc", ["none", "musl", "old"])
+def test_nodes_of_other_kinds(node: Node, archive: Path, tmp_path: Path, libc: str) -> None:
+    if b"INTERP" in subprocess.check_output(["readelf", "-lW", binary()]):
+        pytest.skip("this binary needs a C library itself: name a static one by HTMAP_EXEC_BIN")
+    (tmp_path / "lib").mkdir()
+    if libc == "musl":
+        (tmp_path / "lib" / "ld-musl-x86_64.so.1").touch()
+    elif libc == "old":
+        (tmp_path / "lib" / "libc.so.6").write_text("GNU C Library stable release version 2.17, by Roland McGrath\n")
+    shutil.copy(binary(), tmp_path / "htmap-exec")
+    scratch = tmp_path / "scratch"
+    shutil.copytree(node.scratch(SIMPLE).dir, scratch)
+    shutil.copy(archive, scratch)
+    words = ["/htmap-exec", "run", "--scratch", "/scratch", "--transplant", archive.name, "0"]
+    subprocess.run(["chroot", tmp_path, *words], env={}, check=True, stdout=subprocess.DEVNULL)
+    said = gzip.decompress((scratch / "_htmap_transfer" / "0.out").read_bytes()).decode(errors="replace")
+    found = {"none": "none", "musl": "musl (`/lib/ld-musl-x86_64.so.1`)", "old": "2.17 (`/lib/libc.so.6`)"}[libc]
+    assert f"and this node has {found}" in said
 
 
 @pytest.mark.skipif(not is_root(), reason="only root may mount a small file system")
