@@ -104,7 +104,7 @@ def _set_up(htmap: Any, method: Method, tag: str, map_dir: pathlib.Path) -> None
     found = context(htmap, map_dir)
     descriptors(method, found)
     if method.name == "transplant":
-        packing.prepare(map_dir, found.binary, htmap.settings)
+        packing.prepare(map_dir, found.binary, htmap.settings, found.settings.ARCH)
     (map_dir / layout.RECORDS).mkdir(exist_ok=True)
     for name in layout.OUTPUT_DIRECTORIES:
         (map_dir / layout.SCRATCH / name).mkdir(parents=True, exist_ok=True)
@@ -261,8 +261,14 @@ def _about_image(setting: str, image: str) -> str:
 
 
 def _transplant(context: Context) -> List[Descriptor]:
-    archive = packing.of_map(context.map_dir, context.htmap_settings)
-    words = [*_run(context._replace(settings=context.settings._replace(PYTHON=None)))]
+    archive = packing.of_map(context.map_dir, context.binary, context.htmap_settings)
+    settings = context.settings
+    words = [*_run(context._replace(settings=settings._replace(PYTHON=None)))]
+    for option, value in (("--cache-dir", settings.CACHE_DIR), ("--cache-size", settings.CACHE_SIZE)):
+        if value is not None:
+            words += [option, value]
+    for name in settings.KEEP_VARIABLES:
+        words += ["--keep-variable", name]
     common = {each.name: each for each in _common(context)}
     return [
         Descriptor("universe", "vanilla", "runs on the node as it is, by a Python that is sent along"),
@@ -275,7 +281,62 @@ def _transplant(context: Context) -> List[Descriptor]:
             value=[*common["transfer_input_files"].value, _literal(archive)],
             reason=common["transfer_input_files"].reason + ". And the packed Python",
         ),
+        *_of_archive(context, packing.facts(context.binary, archive)),
     ]
+
+
+def _of_archive(context: Context, facts: Optional[packing.Facts]) -> List[Descriptor]:
+    """What follows from an archive that this machine can look into."""
+    if facts is None:
+        return []
+    found = []
+    if not _chose(context.htmap_settings, "request_disk"):
+        found.append(
+            Descriptor(
+                "request_disk",
+                packing.disk(facts, scratch=2**30),
+                "the archive, what is unpacked from it, and HTMap's default of 1GB for everything else; "
+                "MAP_OPTIONS.request_disk or MapOptions(request_disk=...) say otherwise",
+            )
+        )
+    if facts.x86_64_level is not None:
+        level = f'"x86_64-v{facts.x86_64_level["needs"]}"'
+        found.append(
+            Descriptor(
+                "requirements",
+                # An old HTCondor does not tell; then the runner finds out on the node.
+                f"(TARGET.Microarch =?= undefined || TARGET.Microarch >= {level})",
+                f"`{facts.x86_64_level['file']}` was compiled for processors of this level",
+            )
+        )
+    return found
+
+
+def of_node_alone(context: Context) -> Optional[Requirement]:
+    """What an archive needs of a node and HTCondor cannot be asked for."""
+    archive = packing.of_map(context.map_dir, context.binary, context.htmap_settings)
+    facts = packing.facts(context.binary, archive)
+    if facts is None or facts.glibc is None:
+        return None
+    return Requirement(
+        f"glibc {facts.glibc['needs']} or later",
+        f"for `{facts.glibc['file']}`. Machine ads do not tell a node's, so this keeps no job idle: on a node with an "
+        "older one the component ends with an error that says so",
+    )
+
+
+def overriding(htmap: Any, name: str, map_dir: pathlib.Path) -> Dict[str, Any]:
+    """Descriptors that go before HTMap's default MAP_OPTIONS, though not before what a user chose."""
+    method = find(name)
+    if method is None or method.describe is not _transplant:
+        return {}
+    found = descriptors(method, context(htmap, map_dir))
+    return {each.name: each.value for each in found if each.name == "request_disk"}
+
+
+def _chose(settings: Any, option: str) -> bool:
+    """Whether a user set it: the last of HTMap's maps are its own defaults."""
+    return any(name.lower() == option for each in settings.maps[:-1] for name in each.get("MAP_OPTIONS", {}))
 
 
 METHODS = (

@@ -6,7 +6,7 @@ HTMap's command line stores every value as a string, so numbers and truth values
 import difflib
 import platform
 import re
-from typing import Any, List, NamedTuple, Optional
+from typing import Any, List, NamedTuple, Optional, Tuple
 
 from .failures import SettingsError
 
@@ -39,6 +39,9 @@ class ExecSettings(NamedTuple):
     START_LIMIT: Optional[float] = None
     EXIT_GRACE: Optional[float] = None
     LOG: Optional[str] = None
+    CACHE_DIR: Optional[str] = None
+    CACHE_SIZE: Optional[str] = None
+    KEEP_VARIABLES: Tuple[str, ...] = ()
 
 
 def read(settings: Any) -> ExecSettings:
@@ -51,7 +54,7 @@ def read(settings: Any) -> ExecSettings:
     for name in values:
         if name not in ExecSettings._fields:
             raise SettingsError(f"there is no setting `EXEC.{name}`: {_meant(name, list(ExecSettings._fields))}")
-    for name in ("BINARY", "ARCH", "PYTHON", "CONTAINER_IMAGE"):
+    for name in ("BINARY", "ARCH", "PYTHON", "CONTAINER_IMAGE", "CACHE_DIR"):
         if name in values:
             values[name] = _text(name, values[name])
     for name in ("TIMEOUT", "START_LIMIT", "EXIT_GRACE"):
@@ -61,6 +64,12 @@ def read(settings: Any) -> ExecSettings:
         values["SUBMIT_PYTHON"] = _version(values["SUBMIT_PYTHON"])
     if "ALLOW_PYTHON_MISMATCH" in values:
         values["ALLOW_PYTHON_MISMATCH"] = _truth("ALLOW_PYTHON_MISMATCH", values["ALLOW_PYTHON_MISMATCH"])
+    if not values.get("CACHE_DIR", "/").startswith("/"):
+        raise SettingsError(f"the setting `EXEC.CACHE_DIR` takes an absolute path, not {values['CACHE_DIR']!r}")
+    if "CACHE_SIZE" in values:
+        values["CACHE_SIZE"] = _size("CACHE_SIZE", values["CACHE_SIZE"])
+    if "KEEP_VARIABLES" in values:
+        values["KEEP_VARIABLES"] = _names("KEEP_VARIABLES", values["KEEP_VARIABLES"])
     if "LOG" in values:
         values["LOG"] = _one_of("LOG", values["LOG"], _LEVELS)
     return ExecSettings(**values)
@@ -103,6 +112,20 @@ def _seconds(name: str, value: Any) -> float:
     if isinstance(value, bool) or not 0 <= seconds < float("inf"):
         raise SettingsError(f"the setting `EXEC.{name}` takes a number of seconds, not {value!r}")
     return seconds
+
+
+def _size(name: str, value: Any) -> str:
+    text = str(value)
+    if isinstance(value, bool) or not re.fullmatch(r"\s*\d+\s*[KMGT]?B?\s*", text, re.IGNORECASE):
+        raise SettingsError(f"the setting `EXEC.{name}` takes a size, such as 20GB, not {value!r}")
+    return "".join(text.split())
+
+
+def _names(name: str, value: Any) -> Tuple[str, ...]:
+    words = value.replace(",", " ").split() if isinstance(value, str) else value
+    if not isinstance(words, (list, tuple)) or not all(isinstance(word, str) and word.isidentifier() for word in words):
+        raise SettingsError(f"the setting `EXEC.{name}` takes names of variables, such as PYTHONPATH, not {value!r}")
+    return tuple(words)
 
 
 def _version(value: Any) -> str:

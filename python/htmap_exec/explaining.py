@@ -65,7 +65,8 @@ def _lines(htmap: Any, method: Method) -> Iterator[str]:
     order = {name: index for index, name in enumerate(ours)}
     for name, value in sorted(all_of_it.items(), key=lambda each: order.get(each[0].lower(), -1)):
         key = name.lower()
-        if key in chosen and key != "requirements":
+        mine = key in ours and (key == "requirements" or value == ours[key].value)
+        if key in chosen and not mine:
             sections[2][1].append(Descriptor(name, value, ""))
         elif key in ours:
             sections[0][1].append(Descriptor(name, value, ours[key].reason))
@@ -78,7 +79,7 @@ def _lines(htmap: Any, method: Method) -> Iterator[str]:
             for each in found:
                 yield from _described(each)
     yield ""
-    yield from _idle(htmap, method, all_of_it)
+    yield from _idle(htmap, method, context, all_of_it)
 
 
 def _as_submitted(htmap: Any, name: str) -> Dict[str, Any]:
@@ -104,9 +105,12 @@ class _Need(NamedTuple):
     constraint: Optional[str]
 
 
-def _idle(htmap: Any, method: Method, submitted: Dict[str, Any]) -> Iterator[str]:
+def _idle(htmap: Any, method: Method, context: delivery.Context, submitted: Dict[str, Any]) -> Iterator[str]:
     yield "A component stays idle until a node meets all of these:"
     needs = list(_needs(method, submitted))
+    of_node_alone = delivery.of_node_alone(context) if method.name == "transplant" else None
+    if of_node_alone is not None:
+        needs.append(_Need(of_node_alone, None))
     counts = _count(htmap, [need.constraint for need in needs])
     for need, count in zip(needs, counts):
         yield f"  {need.requirement.expression}"

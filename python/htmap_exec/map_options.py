@@ -5,6 +5,7 @@
 - `MapOptions.merge`, and so every mapped function, loses `output_remaps` and mostly `input_files`, too.
 - Values that are no text (`request_cpus=4`) fail; `output_remaps` for too few components leave the others without.
 - `requirements` take the place of the delivery method's, where HTMap promises that all have to be met.
+- Its default of `request_disk` goes before what a delivery method knows a job to need.
 - Reserved names with capital letters are let through, and `custom_options` loses `my.` in the middle of a name.
 
 HTMap calls the functions that are replaced here through their modules, so its own callers get these.
@@ -16,6 +17,7 @@ import numbers
 import os
 from typing import Any, Callable, Dict, List, Optional, Tuple
 
+from . import delivery
 from .failures import OptionsError
 
 _MARK = "_htmap_exec_corrected"
@@ -26,6 +28,7 @@ def correct(htmap: Any) -> None:
     from htmap import mapping, options
 
     _correct_class(options.MapOptions)
+    options.get_base_descriptors = _once(options.get_base_descriptors, functools.partial(_with_what_is_needed, htmap))
     mapping.create_map = _once(mapping.create_map, _with_own_options)
     options.create_submit_object_and_itemdata = _once(
         options.create_submit_object_and_itemdata, functools.partial(_with_complete_options, htmap)
@@ -64,10 +67,10 @@ def _with_complete_options(htmap: Any, create: Callable[..., Any]) -> Callable[.
 
     def create_submit(tag: str, map_dir: Any, num_components: int, map_options: Any) -> Any:
         known = options.BASE_OPTIONS_FUNCTION_BY_DELIVERY
-        delivery = htmap.settings["DELIVERY_METHOD"]
-        if delivery not in known:
+        method = htmap.settings["DELIVERY_METHOD"]
+        if method not in known:
             raise exceptions.UnknownPythonDeliveryMethod(
-                f"there is no delivery method {delivery!r}: set DELIVERY_METHOD to one of {', '.join(sorted(known))}"
+                f"there is no delivery method {method!r}: set DELIVERY_METHOD to one of {', '.join(sorted(known))}"
             )
         for name in ("input_files", "output_remaps"):
             given = getattr(map_options, name)
@@ -80,11 +83,20 @@ def _with_complete_options(htmap: Any, create: Callable[..., Any]) -> Callable[.
             name = "requirements" if name.lower() == "requirements" else name
             own.data[name] = _value(name, value, num_components)
         if "requirements" in own.data:
-            base = options.get_base_descriptors(tag, map_dir, delivery).get("requirements")
+            base = options.get_base_descriptors(tag, map_dir, method).get("requirements")
             own.data["requirements"] = _joined(base, own.data["requirements"])
         return create(tag, map_dir, num_components, own)
 
     return create_submit
+
+
+def _with_what_is_needed(htmap: Any, get: Callable[..., Any]) -> Callable[..., Any]:
+    def get_base_descriptors(tag: str, map_dir: Any, name: str) -> Any:
+        found = get(tag, map_dir, name)
+        needed = delivery.overriding(htmap, name, map_dir)
+        return {**{each: value for each, value in found.items() if each.lower() not in needed}, **needed}
+
+    return get_base_descriptors
 
 
 def _joined(base: Optional[str], own: Any) -> Any:

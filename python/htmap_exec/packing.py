@@ -1,32 +1,91 @@
 """The archive that delivery by `transplant` sends: this Python, packed by `htmap-exec transplant`.
 
 HTMap's settings say where it is: TRANSPLANT.DIR for archives that are built here, ALTERNATE_INPUT_PATH for one that
-lies elsewhere, ASSUME_EXISTS if none is to be built.
+lies elsewhere, ASSUME_EXISTS if none is to be built. What an archive needs of a node it says itself.
 """
 
+import functools
+import json
 import os
 import pathlib
+import platform
 import posixpath
 import subprocess
 import sys
-from typing import Any
+from typing import Any, Dict, List, NamedTuple, Optional
 from urllib.parse import urlsplit
 
 from . import layout
 from .failures import SettingsError, TransplantError
 
+_MIB = 2**20
+# For each file and directory, what no file system takes less for.
+_BLOCK = 4096
 
-def prepare(map_dir: pathlib.Path, binary: str, settings: Any) -> None:
+
+class Facts(NamedTuple):
+    """What an archive says of itself, as far as jobs depend on it."""
+
+    machine: str
+    # Bytes: of the archive, and of all that is unpacked from it.
+    packed: int
+    unpacked: int
+    glibc: Optional[Dict[str, Any]]
+    x86_64_level: Optional[Dict[str, Any]]
+
+
+def prepare(map_dir: pathlib.Path, binary: str, settings: Any, arch: str) -> None:
     """Build the archive if need be, and note in the map directory where it is. Raises TransplantError."""
-    (map_dir / layout.TRANSPLANT).write_text(_archive(binary, settings) + "\n")
+    archive = _elsewhere(settings) or _built(binary, settings, arch)
+    (map_dir / layout.TRANSPLANT).write_text(archive + "\n")
+    found = facts(binary, archive)
+    if found is not None and found.machine != arch:
+        raise TransplantError(
+            f"the archive `{archive}` is for {found.machine}, and the map is for nodes of the kind {arch} (EXEC.ARCH)"
+        )
 
 
-def of_map(map_dir: pathlib.Path, settings: Any) -> str:
+def of_map(map_dir: pathlib.Path, binary: str, settings: Any) -> str:
     """The path or address of a map's archive; before it is built, what that will look like."""
     try:
         return (map_dir / layout.TRANSPLANT).read_text().strip()
     except FileNotFoundError:
-        return _elsewhere(settings) or os.path.join(_directory(settings), "DIGEST")
+        found = _elsewhere(settings)
+        if not found and not map_dir.exists():
+            # Somebody wants to know what it would be: the last one of these packages will do.
+            found = next(iter(_of_this_python(binary, _directory(settings))), "")
+        return found or os.path.join(_directory(settings), "DIGEST")
+
+
+def facts(binary: str, archive: str) -> Optional[Facts]:
+    """What an archive says of itself; None if it is not a file on this machine."""
+    try:
+        found = os.stat(archive)
+    except OSError:
+        return None
+    return _facts(binary, archive, found.st_mtime_ns, found.st_size)
+
+
+@functools.lru_cache(maxsize=8)
+def _facts(binary: str, archive: str, changed: int, size: int) -> Facts:
+    done = _run([binary, "transplant", "info", "--json", archive])
+    if done.returncode != 0:
+        raise TransplantError(f"the archive `{archive}` is of no use: {_said(done)}")
+    told = json.loads(done.stdout)
+    manifest = told["manifest"]
+    audit = manifest.get("audit", {})
+    return Facts(
+        manifest["machine"],
+        size,
+        told["content"] + _BLOCK * told["entries"],
+        audit.get("glibc"),
+        audit.get("x86_64_level"),
+    )
+
+
+def disk(found: Facts, scratch: int) -> str:
+    """What a job needs for an archive, its tree, and so many bytes more, as a submit file says it."""
+    return f"{-(-(found.packed + found.unpacked + scratch) // _MIB)}MB"
 
 
 def name(archive: str) -> str:
@@ -34,24 +93,29 @@ def name(archive: str) -> str:
     return posixpath.basename(urlsplit(archive).path if "://" in archive else archive)
 
 
-def _archive(binary: str, settings: Any) -> str:
-    elsewhere = _elsewhere(settings)
-    if elsewhere:
-        return elsewhere
+def _built(binary: str, settings: Any, arch: str) -> str:
     directory = _directory(settings)
-    if settings.get("TRANSPLANT.ASSUME_EXISTS", default=False):
-        return _newest(directory)
+    if _truth(settings.get("TRANSPLANT.ASSUME_EXISTS", default=False)):
+        return _existing(binary, directory)
+    if arch != platform.machine():
+        raise TransplantError(
+            f"this Python is for {platform.machine()}, and the map is for nodes of the kind {arch} (EXEC.ARCH): build "
+            "an archive on such a machine, and name it by TRANSPLANT.ALTERNATE_INPUT_PATH"
+        )
     if not sys.executable:
         raise TransplantError("this Python does not know its own path, so it cannot be packed")
-    done = subprocess.run(
-        [binary, "transplant", "build", "--python", sys.executable, "--dir", directory],
-        capture_output=True,
-        text=True,
-    )
+    done = _run([binary, "transplant", "build", "--python", sys.executable, "--dir", directory])
     if done.returncode != 0:
-        said = done.stderr.strip() or f"exit status {done.returncode}"
-        raise TransplantError(f"`{sys.executable}` cannot be transplanted: {said}")
+        raise TransplantError(f"`{sys.executable}` cannot be transplanted: {_said(done)}")
     return done.stdout.strip()
+
+
+def _run(words: List[str]) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(words, capture_output=True, text=True)
+
+
+def _said(done: "subprocess.CompletedProcess[str]") -> str:
+    return done.stderr.strip() or f"exit status {done.returncode}"
 
 
 def _elsewhere(settings: Any) -> str:
@@ -72,14 +136,34 @@ def _directory(settings: Any) -> str:
     return os.path.abspath(os.path.expanduser(str(settings["TRANSPLANT.DIR"])))
 
 
-def _newest(directory: str) -> str:
-    found = sorted(
-        (path for path in pathlib.Path(directory).glob("*") if path.suffix != ".pip" and path.is_file()),
-        key=lambda path: path.stat().st_mtime,
-    )
+def _existing(binary: str, directory: str) -> str:
+    """What HTMap means by an existing archive: one of the packages that `pip freeze` lists now."""
+    found = _of_this_python(binary, directory)
     if not found:
         raise SettingsError(
-            f"the setting `TRANSPLANT.ASSUME_EXISTS` is on, and there is no archive in `{directory}`: "
-            "htmap-exec transplant build"
+            f"the setting `TRANSPLANT.ASSUME_EXISTS` is on, and `{directory}` has no archive of this Python with the "
+            "packages that it has now: htmap-exec transplant build, or name one by TRANSPLANT.ALTERNATE_INPUT_PATH"
         )
-    return str(found[-1])
+    return found[0]
+
+
+def _of_this_python(binary: str, directory: str) -> List[str]:
+    """Archives of this very version and these packages, the newest first."""
+    if not sys.executable or not os.path.isdir(directory):
+        return []
+    listed = _run([binary, "transplant", "list", "--dir", directory, "--json"])
+    packages = _run([binary, "packages", "--python", sys.executable])
+    if listed.returncode != 0 or packages.returncode != 0:
+        return []
+    found = []
+    for each in json.loads(listed.stdout):
+        manifest = each.get("manifest") or {}
+        same_version = manifest.get("python_version") == platform.python_version()
+        if same_version and manifest.get("packages") == packages.stdout.splitlines():
+            found.append(each["path"])
+    return sorted(found, key=os.path.getmtime, reverse=True)
+
+
+def _truth(value: Any) -> bool:
+    # HTMap's command line stores text.
+    return value is True or str(value).lower() in ("true", "yes", "on", "1")

@@ -99,21 +99,12 @@ def test_no_image(submission: Submission, enabled: Any, method: str, setting: st
         submission("one", method)
 
 
-def test_transplant(submission: Submission, enabled: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "my python.tar.zst").write_bytes(b"")
-    enabled.settings["TRANSPLANT.ALTERNATE_INPUT_PATH"] = str(tmp_path / "my python.tar.zst")
+def test_transplant(submission: Submission, enabled: Any) -> None:
     enabled.settings["EXEC.PYTHON"] = "/not/this/one"
-    descriptors, _ = submission("one", "transplant")
-    assert descriptors["arguments"] == f"\"run --submit-python {SUBMIT} --transplant 'my python.tar.zst' $(component)\""
-    assert inputs(descriptors)[:4] == [
-        "_htmap_cloudpickle.zip",
-        "_htmap_transfer",
-        "_htmap_user_transfer",
-        "my python.tar.zst",
-    ]
     enabled.settings["TRANSPLANT.ALTERNATE_INPUT_PATH"] = "osdf:///origin/env-1.tar.zst?pack=auto"
-    descriptors, _ = submission("two", "transplant")
-    assert "--transplant env-1.tar.zst" in descriptors["arguments"]
+    descriptors, _ = submission("one", "transplant")
+    assert descriptors["arguments"] == f'"run --submit-python {SUBMIT} --transplant env-1.tar.zst $(component)"'
+    assert inputs(descriptors)[:3] == ["_htmap_cloudpickle.zip", "_htmap_transfer", "_htmap_user_transfer"]
     assert "osdf:///origin/env-1.tar.zst?pack=auto" in descriptors["transfer_input_files"]
 
 

@@ -202,8 +202,8 @@ class Scratch:
         self.undo.clear()
 
 
-def new_base() -> Path:
+def new_base(place: Path | None = None) -> Path:
     """A directory that any user may pass through; pytest's own temporary directories are private to theirs."""
-    base = Path(tempfile.mkdtemp(prefix="htmap-exec-test-"))
+    base = Path(tempfile.mkdtemp(prefix="htmap-exec-test-", dir=place))
     base.chmod(0o755)
     return base

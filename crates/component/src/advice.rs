@@ -1,7 +1,7 @@
 //! What to tell people about a failure beyond the failure itself: which file, which interpreter,
 //! what to do.
 
-use htmap_exec_interpreter::{MINIMUM_VERSION, Rejection};
+use htmap_exec_interpreter::{MINIMUM_VERSION, Origin, Rejection};
 
 use crate::death;
 use crate::record::{Failure, PythonFacts};
@@ -104,9 +104,16 @@ fn missing_module(module: &str, known: &Known<'_>) -> String {
 }
 
 /// The failure of a component for which there is no Python.
-pub(crate) fn no_python(rejections: &[Rejection]) -> Failure {
-    let mut message =
-        format!("no Python {MINIMUM_VERSION} or later was found on this execute node");
+pub(crate) fn no_python(rejections: &[Rejection], hints: &[String]) -> Failure {
+    let brought = !rejections.is_empty()
+        && rejections
+            .iter()
+            .all(|rejection| rejection.origin == Origin::Transplant);
+    let mut message = if brought {
+        "the transplanted Python cannot be used on this execute node".to_owned()
+    } else {
+        format!("no Python {MINIMUM_VERSION} or later was found on this execute node")
+    };
     if rejections.is_empty() {
         message.push_str(": nothing in VIRTUAL_ENV, CONDA_PREFIX, PATH or a well-known place");
     }
@@ -114,11 +121,15 @@ pub(crate) fn no_python(rejections: &[Rejection]) -> Failure {
         message.push_str(&format!("\n  {rejection}"));
     }
     let failure = Failure::new("starting Python", message);
-    Failure {
+    let failure = Failure {
         kind: "NoPython".to_owned(),
+        hints: hints.to_vec(),
         ..failure
+    };
+    if brought {
+        return failure;
     }
-    .hint(
+    failure.hint(
         "name one with `--python PATH`, use a container image that has one, or send nodes without \
          Python no jobs (requirements)",
     )

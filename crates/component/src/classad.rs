@@ -9,7 +9,7 @@ use std::path::Path;
 
 /// One ad; names compare without case.
 #[derive(Debug, Default)]
-pub(crate) struct ClassAd(HashMap<String, String>);
+pub struct ClassAd(HashMap<String, String>);
 
 impl ClassAd {
     /// Reads an ad; a file that is missing or cannot be read is an empty ad.
@@ -29,14 +29,14 @@ impl ClassAd {
     }
 
     /// A string attribute, without its quotes.
-    pub(crate) fn string(&self, name: &str) -> Option<String> {
+    pub fn string(&self, name: &str) -> Option<String> {
         let value = self.0.get(&name.to_ascii_lowercase())?;
         let inner = value.strip_prefix('"')?.strip_suffix('"')?;
         Some(inner.replace("\\\"", "\"").replace("\\\\", "\\"))
     }
 
     /// An integer attribute, or arithmetic on integers.
-    pub(crate) fn integer(&self, name: &str) -> Option<i64> {
+    pub fn integer(&self, name: &str) -> Option<i64> {
         let value = self.0.get(&name.to_ascii_lowercase())?;
         let mut parser = Arithmetic {
             rest: value.as_bytes(),

@@ -77,11 +77,12 @@ impl Landing {
     }
 
     /// Runs the component. Takes over the process: signals, children, stdout.
-    pub fn run(self, options: &Options) -> Result<Ending, Error> {
+    /// `prepare` is told the machine's ad, and is called only if there is something to run.
+    pub fn run(self, prepare: impl FnOnce(&ClassAd) -> Options) -> Result<Ending, Error> {
         let Self {
             signals,
             scratch,
-            watch,
+            mut watch,
         } = self;
         let job_ad = read_ad("_CONDOR_JOB_AD", &scratch, ".job.ad");
         if Scratch::restarted(&job_ad) {
@@ -93,15 +94,17 @@ impl Landing {
             }
         }
         let machine_ad = read_ad("_CONDOR_MACHINE_AD", &scratch, ".machine.ad");
+        let node = NodeFacts::collect(&machine_ad);
+        transcript::landed(&node);
+        let options = prepare(&machine_ad);
+        watch.mark("environment");
         let limits = Limits {
             exit_grace: options.exit_grace,
             start: options.start_limit,
             timeout: options.timeout,
             vacate: vacate_time(&machine_ad, &job_ad),
         };
-        let node = NodeFacts::collect(&machine_ad);
-        transcript::landed(&node);
-        ComponentRun::new(options, &scratch, job_ad, node, watch).run(&signals, limits)
+        ComponentRun::new(&options, &scratch, job_ad, node, watch).run(&signals, limits)
     }
 }
 

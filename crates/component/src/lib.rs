@@ -33,6 +33,7 @@ mod transcript;
 mod tree;
 mod usage;
 
+pub use classad::ClassAd;
 pub use error::Error;
 pub use landing::{Ending, Landing, Options};
 pub use served::Served;

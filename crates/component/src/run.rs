@@ -113,7 +113,7 @@ impl<'a> ComponentRun<'a> {
         match finished {
             Some(finished) => self.conclude(&finished),
             None => {
-                let failure = advice::no_python(&self.rejections);
+                let failure = advice::no_python(&self.rejections, &self.options.interpreters.hints);
                 let stderr = String::new();
                 self.fail(
                     failure,

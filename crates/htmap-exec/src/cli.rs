@@ -131,6 +131,19 @@ pub(crate) struct Run {
     #[arg(long)]
     pub(crate) no_mount: bool,
 
+    /// Keep unpacked archives in this directory of the node, for later jobs [default: HTMAP_EXEC_CACHE_DIR, else the
+    /// machine ad's HtmapExecCacheDir]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) cache_dir: Option<PathBuf>,
+
+    /// How much they may take up [default: HTMAP_EXEC_CACHE_SIZE, else the machine ad's HtmapExecCacheSize, else 20GB]
+    #[arg(long, value_name = "SIZE")]
+    pub(crate) cache_size: Option<String>,
+
+    /// Let this variable through to an archive's Python, such as PYTHONPATH
+    #[arg(long, value_name = "NAME")]
+    pub(crate) keep_variable: Vec<OsString>,
+
     /// A zip archive of cloudpickle for nodes without it [default: _htmap_cloudpickle.zip if it is there]
     #[arg(long, value_name = "FILE")]
     pub(crate) cloudpickle: Option<PathBuf>,

@@ -3,7 +3,6 @@
 mod cli;
 mod commands;
 mod exit;
-mod mounted;
 mod transplanted;
 
 use std::process::ExitCode;

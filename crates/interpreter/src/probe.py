@@ -6,6 +6,11 @@ if sys.path[:1] == [""]:
     del sys.path[0]
 import os
 
+try:
+    from _imp import extension_suffixes
+except ImportError:
+    extension_suffixes = list
+
 implementation = getattr(sys, "implementation", None)
 name = implementation.name if implementation else "cpython"
 fields = [
@@ -16,6 +21,7 @@ fields = [
     sys.executable or "",
     sys.prefix,
     getattr(sys, "base_prefix", sys.prefix),
+    (extension_suffixes() + [""])[0],
 ]
 fields.extend(entry for entry in sys.path if isinstance(entry, str))
 encode = getattr(os, "fsencode", lambda text: text)

@@ -32,6 +32,8 @@ pub struct Interpreter {
     pub base_prefix: PathBuf,
     /// `sys.path` without the current directory.
     pub sys_path: Vec<PathBuf>,
+    /// What the file names of extension modules made for it end in.
+    pub extension_suffix: String,
     /// The version of cloudpickle it has.
     pub cloudpickle: Option<String>,
 }
@@ -76,6 +78,7 @@ fn read(stdout: &[u8]) -> Option<Interpreter> {
     let (full_version, implementation) = (text()?, text()?);
     let executable = path(fields.next()?);
     let (prefix, base_prefix) = (path(fields.next()?), path(fields.next()?));
+    let extension_suffix = String::from_utf8_lossy(fields.next()?).into_owned();
     let mut sys_path: Vec<PathBuf> = fields.map(path).collect();
     // Behind the NUL of the last one.
     sys_path.pop();
@@ -89,6 +92,7 @@ fn read(stdout: &[u8]) -> Option<Interpreter> {
         prefix,
         base_prefix,
         sys_path,
+        extension_suffix,
         cloudpickle,
     })
 }

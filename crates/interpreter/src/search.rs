@@ -116,6 +116,8 @@ pub struct Search {
     pub candidates: Vec<Candidate>,
     /// What was expected to be there and is not, or cannot be started.
     pub rejections: Vec<Rejection>,
+    /// What can be done if none of them starts, where that is known beforehand.
+    pub hints: Vec<String>,
     seen: HashSet<PathBuf>,
 }
 
@@ -134,6 +136,12 @@ impl Search {
             rejections: vec![rejection],
             ..Self::default()
         }
+    }
+
+    /// With what can be done about it.
+    #[must_use]
+    pub fn with_hints(self, hints: Vec<String>) -> Self {
+        Self { hints, ..self }
     }
 
     /// Considers a path; one that is missing counts only where it was promised.

@@ -167,6 +167,16 @@ impl Archive {
         Ok((archive, file))
     }
 
+    /// The digest and the manifest alone: no entry is looked at, so this is no leave to unpack it.
+    pub fn identify(path: &Path) -> Result<(Digest, Vec<u8>), Error> {
+        let file = File::open(path).map_err(Error::io("open", path))?;
+        let (plain, _) = index(path, &file)?;
+        identity(&plain).ok_or_else(|| Error::Damaged {
+            path: path.to_path_buf(),
+            reason: "its index makes no sense".to_owned(),
+        })
+    }
+
     fn read(path: &Path, file: &File) -> Result<Self, Error> {
         let damaged = |reason: &str| Error::Damaged {
             path: path.to_path_buf(),
@@ -176,40 +186,7 @@ impl Archive {
             path: path.to_path_buf(),
             reason,
         };
-        let size = file.metadata().map_err(Error::io("read", path))?.len();
-        let read = |offset: u64, length: usize| {
-            let mut bytes = vec![0; length];
-            file.read_exact_at(&mut bytes, offset)
-                .map_err(Error::io("read", path))
-                .map(|()| bytes)
-        };
-        let at_end = size
-            .checked_sub(TRAILER as u64)
-            .ok_or_else(|| damaged("it is too short"))?;
-        let trailer = read(at_end, TRAILER)?;
-        let expected = [TRAILER_MAGIC.to_le_bytes(), 16_u32.to_le_bytes()].concat();
-        if trailer[..8] != expected[..] || trailer[16..] != SIGNATURE[..] {
-            return Err(damaged("its end is not that of an archive of htmap-exec"));
-        }
-        let begin = u64::from_le_bytes(trailer[8..16].try_into().expect("eight bytes"));
-        let length = at_end
-            .checked_sub(begin)
-            .filter(|&length| (16..LARGEST_INDEX).contains(&length))
-            .ok_or_else(|| damaged("its index is not where its end says"))?;
-        let index = read(begin, usize::try_from(length).expect("checked"))?;
-        let inner = u32::from_le_bytes(index[4..8].try_into().expect("four bytes"));
-        if index[..4] != INDEX_MAGIC.to_le_bytes() || u64::from(inner) + 8 != length {
-            return Err(damaged("its index is not where its end says"));
-        }
-        let plain_length = u64::from_le_bytes(index[8..16].try_into().expect("eight bytes"));
-        if plain_length > LARGEST_INDEX {
-            return Err(hostile(format!("its index claims {plain_length} bytes")));
-        }
-        let plain = zstd::bulk::decompress(
-            &index[16..],
-            usize::try_from(plain_length).expect("checked"),
-        )
-        .map_err(|error| damaged(&format!("its index cannot be read: {error}")))?;
+        let (plain, begin) = index(path, file)?;
         let archive = parse(path, &plain).ok_or_else(|| damaged("its index makes no sense"))?;
         if let Some(reason) = refusal(&archive.entries) {
             return Err(hostile(reason));
@@ -281,6 +258,65 @@ impl Archive {
         }
         false
     }
+}
+
+/// The index as it was before it was packed, and where it begins in the file.
+fn index(path: &Path, file: &File) -> Result<(Vec<u8>, u64), Error> {
+    let damaged = |reason: &str| Error::Damaged {
+        path: path.to_path_buf(),
+        reason: reason.to_owned(),
+    };
+    let hostile = |reason: String| Error::Hostile {
+        path: path.to_path_buf(),
+        reason,
+    };
+    let size = file.metadata().map_err(Error::io("read", path))?.len();
+    let read = |offset: u64, length: usize| {
+        let mut bytes = vec![0; length];
+        file.read_exact_at(&mut bytes, offset)
+            .map_err(Error::io("read", path))
+            .map(|()| bytes)
+    };
+    let at_end = size
+        .checked_sub(TRAILER as u64)
+        .ok_or_else(|| damaged("it is too short"))?;
+    let trailer = read(at_end, TRAILER)?;
+    let expected = [TRAILER_MAGIC.to_le_bytes(), 16_u32.to_le_bytes()].concat();
+    if trailer[..8] != expected[..] || trailer[16..] != SIGNATURE[..] {
+        return Err(damaged("its end is not that of an archive of htmap-exec"));
+    }
+    let begin = u64::from_le_bytes(trailer[8..16].try_into().expect("eight bytes"));
+    let length = at_end
+        .checked_sub(begin)
+        .filter(|&length| (16..LARGEST_INDEX).contains(&length))
+        .ok_or_else(|| damaged("its index is not where its end says"))?;
+    let index = read(begin, usize::try_from(length).expect("checked"))?;
+    let inner = u32::from_le_bytes(index[4..8].try_into().expect("four bytes"));
+    if index[..4] != INDEX_MAGIC.to_le_bytes() || u64::from(inner) + 8 != length {
+        return Err(damaged("its index is not where its end says"));
+    }
+    let plain_length = u64::from_le_bytes(index[8..16].try_into().expect("eight bytes"));
+    if plain_length > LARGEST_INDEX {
+        return Err(hostile(format!("its index claims {plain_length} bytes")));
+    }
+    let plain = zstd::bulk::decompress(
+        &index[16..],
+        usize::try_from(plain_length).expect("checked"),
+    )
+    .map_err(|error| damaged(&format!("its index cannot be read: {error}")))?;
+    Ok((plain, begin))
+}
+
+fn identity(plain: &[u8]) -> Option<(Digest, Vec<u8>)> {
+    let mut reader = Reader(plain);
+    let length = usize::try_from(reader.number()?).ok()?;
+    let listing = reader.bytes(length)?;
+    let digest = Digest(Sha256::digest(listing).into());
+    let mut reader = Reader(listing);
+    if reader.byte()? != FORMAT {
+        return None;
+    }
+    Some((digest, reader.sized()?.to_vec()))
 }
 
 fn parse(path: &Path, plain: &[u8]) -> Option<Archive> {

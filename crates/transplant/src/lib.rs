@@ -5,12 +5,16 @@
 //! the digest of what is in it. Nothing in an archive is trusted before it is checked.
 
 mod archive;
+mod audit;
+mod cache;
 mod editable;
 mod elf;
 mod error;
 mod frame;
+mod linkage;
 mod manifest;
 mod mount;
+mod node;
 mod order;
 mod pack;
 mod source;
@@ -20,9 +24,12 @@ mod unchanged;
 mod unpack;
 
 pub use archive::{Archive, Digest};
+pub use audit::{Audit, Need, Share};
+pub use cache::{Cache, Held, PassedOver};
 pub use error::Error;
-pub use manifest::Manifest;
+pub use manifest::{Manifest, Places};
 pub use mount::{Mounted, Refusal, hold, mount};
+pub use node::{NoRoom, Unmet, no_room, unmet};
 pub use pack::{Packed, pack};
 pub use source::{Excluded, LIBRARIES, Source, collect};
 pub use store::{Listed, build, find, is_named_by, list};

@@ -1,7 +1,12 @@
-//! What an archive says of itself: which Python it is, and what is installed in it.
+//! What an archive says of itself: which Python it is, what is installed in it, and what it needs.
+
+use std::path::{Component, Path};
 
 use htmap_exec_interpreter::Interpreter;
 use serde::{Deserialize, Serialize};
+
+use crate::audit::{Audit, audit};
+use crate::source::{LIBRARIES, Source};
 
 /// Part of what the digest is made of: so it names nothing of the time, place or tool of its making.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -14,19 +19,147 @@ pub struct Manifest {
     pub python: String,
     /// As `uname -m` names the processors that it is for.
     pub machine: String,
+    /// What the file names of its extension modules end in, such as `.cpython-311-x86_64-linux-gnu.so`.
+    #[serde(default)]
+    pub extension_suffix: String,
+    /// Whether it was a virtual environment, and programs may ask for `VIRTUAL_ENV`.
+    #[serde(default)]
+    pub virtual_env: bool,
+    /// What activating it takes.
+    #[serde(default)]
+    pub places: Places,
     /// As `pip freeze` lists them.
     pub packages: Vec<String>,
+    /// What it needs.
+    #[serde(default)]
+    pub audit: Audit,
+}
+
+/// What of the tree the variables of an activated environment depend on; so that activating does not
+/// have to look at a tree that may be one that is mounted.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Places {
+    /// Whether conda manages it.
+    pub conda: bool,
+    /// Whether shared libraries of the operating system came along.
+    pub libraries: bool,
+    /// Whether there is a database of terminals.
+    pub terminals: bool,
+    /// Names of its libpython, in `lib`.
+    pub libpythons: Vec<String>,
+    /// Files of certificates: conda's, and those of the package certifi.
+    pub certificates: Vec<String>,
+    /// Scripts that conda packages want sourced, in this order.
+    pub scripts: Vec<String>,
+}
+
+impl Places {
+    fn of(source: &Source) -> Self {
+        let mut found = Self::default();
+        for entry in &source.entries {
+            let Ok(path) = std::str::from_utf8(&entry.path) else {
+                continue;
+            };
+            match path {
+                "conda-meta" => found.conda = true,
+                LIBRARIES => found.libraries = true,
+                "share/terminfo" => found.terminals = true,
+                "ssl/cacert.pem" => found.certificates.push(path.to_owned()),
+                _ if path.ends_with("/site-packages/certifi/cacert.pem") => {
+                    found.certificates.push(path.to_owned());
+                }
+                _ => {
+                    if let Some(name) = path.strip_prefix("lib/libpython") {
+                        if !name.contains('/') {
+                            found.libpythons.push(format!("libpython{name}"));
+                        }
+                    } else if path
+                        .strip_prefix("etc/conda/activate.d/")
+                        .and_then(|name| name.strip_suffix(".sh"))
+                        .is_some_and(|name| !name.contains('/'))
+                    {
+                        found.scripts.push(path.to_owned());
+                    }
+                }
+            }
+        }
+        found
+    }
 }
 
 impl Manifest {
-    /// Of an interpreter that will lie at `python`.
-    pub fn new(interpreter: &Interpreter, python: &str, packages: Vec<String>) -> Self {
+    /// Of an interpreter, and the tree that was collected for it.
+    pub fn new(interpreter: &Interpreter, source: &Source, packages: Vec<String>) -> Self {
         Self {
             python_version: interpreter.full_version.clone(),
             implementation: interpreter.implementation.clone(),
-            python: python.to_owned(),
+            python: source.python.clone(),
             machine: std::env::consts::ARCH.to_owned(),
+            extension_suffix: interpreter.extension_suffix.clone(),
+            virtual_env: interpreter.prefix != interpreter.base_prefix,
+            places: Places::of(source),
             packages,
+            audit: audit(source),
         }
+    }
+
+    /// A path that it names and that does not lie below the root.
+    pub fn outside(&self) -> Option<&str> {
+        let places = &self.places;
+        let named = [&self.python].into_iter().chain(&places.scripts);
+        let named = named.chain(&places.certificates).chain(&places.libpythons);
+        let is_below = |path: &str| {
+            let mut names = Path::new(path).components();
+            names.all(|name| matches!(name, Component::Normal(_)))
+        };
+        named.map(String::as_str).find(|path| !is_below(path))
+    }
+
+    /// Sentences about what it needs, for people: a name and what there is to say of it.
+    pub fn needs(&self) -> Vec<(&'static str, String)> {
+        let Audit {
+            loader: _,
+            glibc,
+            libstdcxx,
+            x86_64_level,
+            libraries,
+            largest,
+        } = &self.audit;
+        let mut lines = Vec::new();
+        if let Some(need) = glibc {
+            lines.push((
+                "glibc",
+                format!("{} or later, for `{}`", need.needs, need.file),
+            ));
+        }
+        if let Some(need) = libstdcxx {
+            lines.push((
+                "libstdc++",
+                format!("with GLIBCXX_{}, for `{}`", need.needs, need.file),
+            ));
+        }
+        if let Some(need) = x86_64_level {
+            lines.push((
+                "Processor",
+                format!("x86-64-v{}, for `{}`", need.needs, need.file),
+            ));
+        }
+        if !self.extension_suffix.is_empty() {
+            lines.push(("ABI", self.extension_suffix.clone()));
+        }
+        for need in libraries {
+            lines.push((
+                "From node",
+                format!("`{}`, for `{}`", need.needs, need.file),
+            ));
+        }
+        for share in largest {
+            lines.push((
+                "Largest",
+                format!("{} MB  {}", share.bytes.div_ceil(1_000_000), share.name),
+            ));
+        }
+        lines
     }
 }

@@ -16,6 +16,9 @@ pub(crate) fn run(arguments: cli::Run) -> anyhow::Result<ExitCode> {
         scratch,
         transplant,
         no_mount,
+        cache_dir,
+        cache_size,
+        keep_variable,
         cloudpickle,
     } = arguments;
     let scratch = scratch
@@ -29,37 +32,50 @@ pub(crate) fn run(arguments: cli::Run) -> anyhow::Result<ExitCode> {
     let scratch = std::path::absolute(&scratch)
         .with_context(|| format!("cannot find the scratch directory `{}`", scratch.display()))?;
     let landing = Landing::begin(&scratch, component)?;
-    let mut environment = Vec::new();
-    let mut served = None;
-    let interpreters = match (running.python, transplant) {
-        (None, Some(archive)) => {
-            let brought = transplanted::bring(&scratch.join(archive), &scratch, !no_mount);
-            environment = brought.environment;
-            served = brought.served;
-            brought.interpreters
-        }
-        (Some(path), _) => {
-            // A bare name is looked up in PATH, as everywhere.
-            let path = if path.components().count() > 1 {
-                std::path::absolute(&path)?
-            } else {
-                path
-            };
-            Search::only(path, Origin::Explicit)
-        }
-        (None, None) => search(&SearchEnvironment::from_process()),
+    let explicit = match &running.python {
+        // A bare name is looked up in PATH, as everywhere.
+        Some(path) if path.components().count() > 1 => Some(std::path::absolute(path)?),
+        named => named.clone(),
     };
-    let ending = landing.run(&Options {
-        interpreters,
-        environment,
-        served,
-        submit_python: running.submit_python,
-        allow_python_mismatch: running.allow_python_mismatch,
-        cloudpickle,
-        exit_grace: running.exit_grace,
-        start_limit: running.start_limit,
-        timeout: running.timeout,
+    // Until Python is gone.
+    let mut keep = None;
+    let ending = landing.run(|machine_ad| {
+        let mut environment = Vec::new();
+        let mut served = None;
+        let interpreters = match (explicit, transplant) {
+            (None, Some(archive)) => {
+                let brought = transplanted::bring(&transplanted::Request {
+                    archive: &scratch.join(archive),
+                    scratch: &scratch,
+                    cache: transplanted::WantedCache {
+                        directory: cache_dir,
+                        size: cache_size,
+                    },
+                    keep: &keep_variable,
+                    may_mount: !no_mount,
+                    machine_ad,
+                });
+                environment = brought.environment;
+                keep = brought.keep;
+                served = brought.served;
+                brought.interpreters
+            }
+            (Some(path), _) => Search::only(path, Origin::Explicit),
+            (None, None) => search(&SearchEnvironment::from_process()),
+        };
+        Options {
+            interpreters,
+            environment,
+            served,
+            submit_python: running.submit_python,
+            allow_python_mismatch: running.allow_python_mismatch,
+            cloudpickle,
+            exit_grace: running.exit_grace,
+            start_limit: running.start_limit,
+            timeout: running.timeout,
+        }
     })?;
+    drop(keep);
     Ok(ExitCode::from(match ending {
         Ending::Output | Ending::AlreadyFinished => exit::SUCCESS,
         Ending::Evicted(_) => exit::EVICTED,

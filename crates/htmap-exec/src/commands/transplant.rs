@@ -88,7 +88,7 @@ fn build(options: &TransplantBuild) -> anyhow::Result<()> {
         tracing::warn!("{remark}");
     }
     let packages = Distributions::new().freeze(&interpreter.sys_path, interpreter.version);
-    let manifest = Manifest::new(&interpreter, &source.python, packages);
+    let manifest = Manifest::new(&interpreter, &source, packages);
     let total: u64 = source.bytes();
     let bar = ProgressBar::with_draw_target(
         Some(total),
@@ -216,6 +216,9 @@ fn info(directory: &Path, archive: &Path, as_json: bool) -> anyhow::Result<()> {
         size(archive.bytes()),
         archive.entries.len()
     )?;
+    for (what, text) in manifest.needs() {
+        writeln!(out, "{what:<9} {text}")?;
+    }
     writeln!(out, "Packages  {}", manifest.packages.len())?;
     for line in &manifest.packages {
         writeln!(out, "    {line}")?;

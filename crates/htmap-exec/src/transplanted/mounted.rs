@@ -1,0 +1,50 @@
+//! The second way: the archive itself is mounted, where the node and the user let it be.
+
+use std::ffi::OsStr;
+use std::sync::Arc;
+
+use htmap_exec_component::Served;
+use htmap_exec_transplant as transplant;
+
+use super::{Suited, Tree};
+
+/// `0` there means what `--no-mount` means.
+const ENV_MOUNT: &str = "HTMAP_EXEC_MOUNT";
+/// The command of ours that holds the namespace until it is handed over.
+const HOLDER: &str = "mount-holder";
+
+pub(super) fn mounted(suited: &Suited<'_>) -> anyhow::Result<Option<Tree>> {
+    if !suited.request.may_mount || std::env::var_os(ENV_MOUNT).as_deref() == Some(OsStr::new("0"))
+    {
+        return Ok(None);
+    }
+    if !suited.manifest.places.scripts.is_empty() {
+        // A shell of the node sources them, outside of the namespace.
+        tracing::info!("not mounted, since its `activate.d` has scripts");
+        return Ok(None);
+    }
+    let begun = std::time::Instant::now();
+    let (archive, file) = suited.open()?;
+    let root = suited.new_root()?;
+    let mounted = match transplant::mount(&Arc::new(archive), &file, &root, HOLDER) {
+        Ok(mounted) => mounted,
+        Err(refusal) => {
+            tracing::info!("cannot be mounted here, so it is unpacked: {refusal}");
+            return Ok(None);
+        }
+    };
+    let seconds = begun.elapsed().as_secs_f64();
+    tracing::info!("mounted the transplant in {seconds:.3} s");
+    Ok(Some(Tree {
+        root: root.clone(),
+        shared: true,
+        keep: None,
+        served: Some(Served {
+            root,
+            packages: suited.manifest.packages.clone(),
+            namespaces: mounted.namespaces,
+            device: mounted.device,
+            failure: mounted.failure,
+        }),
+    }))
+}

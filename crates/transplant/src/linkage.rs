@@ -1,0 +1,307 @@
+//! What an ELF file asks of the machine that runs it: libraries, versions of their symbols, loader,
+//! processor.
+//!
+//! Only headers and the tables they point to are read, some kilobytes of files of many megabytes, so
+//! that an audit of a whole environment costs next to nothing. Files of other processors, and what
+//! does not parse, ask for nothing. <https://refspecs.linuxfoundation.org/elf/gabi4+/contents.html>,
+//! <https://refspecs.linuxfoundation.org/LSB_5.0.0/LSB-Core-generic/LSB-Core-generic/symversion.html>
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt as _;
+use std::path::Path;
+
+use goblin::elf::dynamic::{
+    DT_NEEDED, DT_NULL, DT_SONAME, DT_STRSZ, DT_STRTAB, DT_VERNEED, DT_VERNEEDNUM,
+};
+use goblin::elf::header::{EM_AARCH64, EM_X86_64};
+use goblin::elf::program_header::{PT_DYNAMIC, PT_INTERP, PT_LOAD, PT_NOTE};
+
+/// No table of ours is longer; what claims more is no file that runs.
+const LARGEST_TABLE: u64 = 64 << 20;
+/// `NT_GNU_PROPERTY_TYPE_0` and `GNU_PROPERTY_X86_ISA_1_NEEDED` of the x86-64 psABI:
+/// <https://gitlab.com/x86-psABIs/x86-64-ABI>
+const GNU_PROPERTY: u32 = 5;
+const X86_ISA_NEEDED: u32 = 0xc000_8002;
+
+/// What one file asks for.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Linkage {
+    /// Its own name as a library.
+    pub(crate) soname: Option<String>,
+    /// The loader, if it is a program.
+    pub(crate) loader: Option<String>,
+    /// Libraries, by name.
+    pub(crate) needed: Vec<String>,
+    /// Versions of symbols, such as `GLIBC_2.34`, each with the library that is to have it.
+    pub(crate) versions: Vec<(String, String)>,
+    /// The x86-64 level, if the linker noted one.
+    pub(crate) x86_64_level: Option<u8>,
+}
+
+/// Nothing for what is no dynamically linked file of this machine's kind.
+pub(crate) fn read(path: &Path) -> io::Result<Option<Linkage>> {
+    let file = File::open(path)?;
+    let mut header = [0; 64];
+    match file.read_exact_at(&mut header, 0) {
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(None),
+        other => other?,
+    }
+    Ok(parse(&header, &|offset, length| {
+        if length > LARGEST_TABLE {
+            return None;
+        }
+        let mut bytes = vec![0; usize::try_from(length).ok()?];
+        file.read_exact_at(&mut bytes, offset).ok()?;
+        Some(bytes)
+    }))
+}
+
+struct Segment {
+    kind: u32,
+    offset: u64,
+    address: u64,
+    length: u64,
+}
+
+type Read<'a> = &'a dyn Fn(u64, u64) -> Option<Vec<u8>>;
+
+fn parse(header: &[u8; 64], read: Read<'_>) -> Option<Linkage> {
+    let machine = if cfg!(target_arch = "aarch64") {
+        EM_AARCH64
+    } else {
+        EM_X86_64
+    };
+    // 64 bits, little endian.
+    if header[..6] != *b"\x7fELF\x02\x01" || half(header, 18)? != machine {
+        return None;
+    }
+    let (at, size, count) = (
+        long(header, 32)?,
+        u64::from(half(header, 54)?),
+        u64::from(half(header, 56)?),
+    );
+    let table = read(at, size.checked_mul(count)?)?;
+    let segments: Vec<Segment> = table
+        .chunks_exact(usize::try_from(size.max(1)).ok()?)
+        .map(|entry| {
+            Some(Segment {
+                kind: word(entry, 0)?,
+                offset: long(entry, 8)?,
+                address: long(entry, 16)?,
+                length: long(entry, 32)?,
+            })
+        })
+        .collect::<Option<_>>()?;
+    let mut linkage = Linkage::default();
+    for segment in &segments {
+        match segment.kind {
+            PT_INTERP => linkage.loader = text(&read(segment.offset, segment.length)?, 0),
+            PT_NOTE => {
+                let level = level(&read(segment.offset, segment.length)?);
+                linkage.x86_64_level = linkage.x86_64_level.max(level);
+            }
+            _ => {}
+        }
+    }
+    let dynamic = segments.iter().find(|each| each.kind == PT_DYNAMIC)?;
+    let dynamic: Vec<(u64, u64)> = read(dynamic.offset, dynamic.length)?
+        .chunks_exact(16)
+        .filter_map(|entry| Some((long(entry, 0)?, long(entry, 8)?)))
+        .take_while(|(tag, _)| *tag != DT_NULL)
+        .collect();
+    let value = |wanted: u64| {
+        dynamic
+            .iter()
+            .find(|(tag, _)| *tag == wanted)
+            .map(|(_, value)| *value)
+    };
+    // A table that is named by where it will be in memory, as far as its segment goes.
+    let table = |address: u64, length: Option<u64>| {
+        let segment = segments.iter().find(|each| {
+            each.kind == PT_LOAD
+                && (each.address..each.address.saturating_add(each.length)).contains(&address)
+        })?;
+        let within = address - segment.address;
+        read(
+            segment.offset + within,
+            length.unwrap_or(segment.length - within),
+        )
+    };
+    let strings = table(value(DT_STRTAB)?, value(DT_STRSZ))?;
+    let string = |at: u64| text(&strings, usize::try_from(at).ok()?);
+    linkage.soname = value(DT_SONAME).and_then(string);
+    linkage.needed = dynamic
+        .iter()
+        .filter(|(tag, _)| *tag == DT_NEEDED)
+        .filter_map(|(_, at)| string(*at))
+        .collect();
+    if let (Some(address), Some(count)) = (value(DT_VERNEED), value(DT_VERNEEDNUM)) {
+        // The section lies right before others of the same segment; this much is always enough.
+        let length = count.checked_mul(16 + 16 * 64)?.min(1 << 16);
+        let bytes = table(address, Some(length)).or_else(|| table(address, None))?;
+        linkage.versions = versions(&bytes, count, &string);
+    }
+    Some(linkage)
+}
+
+fn versions(
+    bytes: &[u8],
+    count: u64,
+    string: &dyn Fn(u64) -> Option<String>,
+) -> Vec<(String, String)> {
+    let mut found = Vec::new();
+    let mut each = 0;
+    for _ in 0..count {
+        let (Some(names), Some(file), Some(first), Some(next)) = (
+            half(bytes, each + 2),
+            word(bytes, each + 4),
+            word(bytes, each + 8),
+            word(bytes, each + 12),
+        ) else {
+            break;
+        };
+        let library = string(u64::from(file)).unwrap_or_default();
+        let mut name = each + first as usize;
+        for _ in 0..names {
+            let (Some(at), Some(after)) = (word(bytes, name + 8), word(bytes, name + 12)) else {
+                break;
+            };
+            if let Some(version) = string(u64::from(at)) {
+                found.push((version, library.clone()));
+            }
+            name += after as usize;
+        }
+        if next == 0 {
+            break;
+        }
+        each += next as usize;
+    }
+    found
+}
+
+/// The highest level among the notes of a segment.
+fn level(notes: &[u8]) -> Option<u8> {
+    let mut level = None;
+    let mut at = 0;
+    while let (Some(name), Some(length), Some(kind)) =
+        (word(notes, at), word(notes, at + 4), word(notes, at + 8))
+    {
+        let begin = at + 12 + (name as usize).next_multiple_of(4);
+        let end = begin.checked_add(length as usize)?;
+        let content = notes.get(begin..end)?;
+        if kind == GNU_PROPERTY && notes.get(at + 12..at + 16) == Some(b"GNU\0") {
+            level = level.max(property(content));
+        }
+        // Property notes are padded to 8 bytes, and lie in a segment of their own.
+        at = if kind == GNU_PROPERTY {
+            end.next_multiple_of(8)
+        } else {
+            end.next_multiple_of(4)
+        };
+    }
+    level
+}
+
+fn property(content: &[u8]) -> Option<u8> {
+    let mut at = 0;
+    while let (Some(kind), Some(length)) = (word(content, at), word(content, at + 4)) {
+        if kind == X86_ISA_NEEDED {
+            let bits = word(content, at + 8)?;
+            return (bits & 0xf != 0).then(|| {
+                u8::try_from(32 - (bits & 0xf).leading_zeros()).expect("four bits at most")
+            });
+        }
+        at += 8 + (length as usize).next_multiple_of(8);
+    }
+    None
+}
+
+fn text(bytes: &[u8], at: usize) -> Option<String> {
+    let rest = bytes.get(at..)?;
+    let end = rest.iter().position(|&byte| byte == 0)?;
+    Some(String::from_utf8_lossy(&rest[..end]).into_owned())
+}
+
+fn half(bytes: &[u8], at: usize) -> Option<u16> {
+    let bytes = bytes.get(at..at.checked_add(2)?)?;
+    Some(u16::from_le_bytes(bytes.try_into().ok()?))
+}
+
+fn word(bytes: &[u8], at: usize) -> Option<u32> {
+    let bytes = bytes.get(at..at.checked_add(4)?)?;
+    Some(u32::from_le_bytes(bytes.try_into().ok()?))
+}
+
+fn long(bytes: &[u8], at: usize) -> Option<u64> {
+    let bytes = bytes.get(at..at.checked_add(8)?)?;
+    Some(u64::from_le_bytes(bytes.try_into().ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_this_very_program() {
+        let linkage = read(&std::env::current_exe().unwrap()).unwrap().unwrap();
+        assert!(
+            linkage
+                .needed
+                .iter()
+                .any(|name| name.starts_with("libc.so"))
+        );
+        assert!(linkage.loader.unwrap().contains("/ld-"));
+        assert!(
+            linkage
+                .versions
+                .iter()
+                .any(|(version, library)| version.starts_with("GLIBC_2.")
+                    && library.starts_with("libc.so"))
+        );
+    }
+
+    #[test]
+    fn what_is_cut_off_or_damaged_asks_for_nothing() {
+        let whole = std::fs::read("/proc/self/exe").unwrap();
+        for length in (0..1024).step_by(7) {
+            let cut = whole[..length].to_vec();
+            let mut header = [0; 64];
+            let known = length.min(64);
+            header[..known].copy_from_slice(&cut[..known]);
+            let read = |offset: u64, length: u64| {
+                let begin = usize::try_from(offset).ok()?;
+                let end = begin.checked_add(usize::try_from(length).ok()?)?;
+                cut.get(begin..end).map(<[u8]>::to_vec)
+            };
+            parse(&header, &read);
+        }
+        // Every byte of the header and of the first segments, bent.
+        for at in 0..1024 {
+            let mut bent = whole[..whole.len().min(1 << 20)].to_vec();
+            bent[at] ^= 0xff;
+            let header: [u8; 64] = bent[..64].try_into().unwrap();
+            let read = |offset: u64, length: u64| {
+                let begin = usize::try_from(offset).ok()?;
+                let end = begin.checked_add(usize::try_from(length).ok()?)?;
+                bent.get(begin..end).map(<[u8]>::to_vec)
+            };
+            parse(&header, &read);
+        }
+    }
+
+    #[test]
+    fn reads_the_level_of_the_processor() {
+        let mut note = Vec::new();
+        for number in [4_u32, 16, GNU_PROPERTY] {
+            note.extend_from_slice(&number.to_le_bytes());
+        }
+        note.extend_from_slice(b"GNU\0");
+        for number in [X86_ISA_NEEDED, 4, 0b0101, 0] {
+            note.extend_from_slice(&number.to_le_bytes());
+        }
+        assert_eq!(level(&note), Some(3));
+        assert_eq!(level(&note[..20]), None);
+        assert_eq!(level(b""), None);
+    }
+}

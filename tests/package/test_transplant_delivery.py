@@ -1,0 +1,191 @@
+"""What a packed Python makes of a job: descriptors from its audit, settings, and what HTMap itself sees of it."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import htmap_exec
+import pytest
+from htmap_exec import delivery
+from support.environment import binary as real_binary
+from support.node_archives import build, with_manifest
+
+Submission = Callable[..., "tuple[dict[str, str], list[dict[str, str]]]"]
+
+
+@pytest.fixture(scope="module")
+def packed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """This very Python: ASSUME_EXISTS looks for its packages."""
+    return build(Path(sys.executable), tmp_path_factory.mktemp("store"))
+
+
+@pytest.fixture
+def store(packed: Path, tmp_path: Path) -> Path:
+    directory = tmp_path / "store"
+    directory.mkdir()
+    for path in (packed, packed.with_suffix(".pip")):
+        shutil.copy(path, directory)
+    return directory
+
+
+@pytest.fixture
+def ours(enabled: Any, store: Path) -> Any:
+    enabled.settings["EXEC.BINARY"] = str(real_binary())
+    enabled.settings["TRANSPLANT.DIR"] = str(store)
+    return enabled
+
+
+def demanding(manifest: dict[str, Any]) -> None:
+    manifest["audit"]["x86_64_level"] = {"needs": 3, "file": "lib/fast.so"}
+    manifest["audit"]["glibc"] = {"needs": "2.77", "file": "lib/new.so"}
+
+
+def megabytes(text: str) -> int:
+    match = re.fullmatch(r"(\d+)MB", text)
+    assert match, text
+    return int(match[1])
+
+
+def test_any_base_name(submission: Submission, ours: Any, packed: Path, tmp_path: Path) -> None:
+    shutil.copy(packed, tmp_path / "my python.tar.zst")
+    ours.settings["TRANSPLANT.ALTERNATE_INPUT_PATH"] = str(tmp_path / "my python.tar.zst")
+    ours.settings["EXEC.PYTHON"] = "/not/this/one"
+    ours.settings["EXEC.CACHE_DIR"] = "/var/cache/some where"
+    ours.settings["EXEC.CACHE_SIZE"] = "50 GB"
+    ours.settings["EXEC.KEEP_VARIABLES"] = "PYTHONPATH, TERM"
+    descriptors, _ = submission("one", "transplant")
+    assert descriptors["arguments"].endswith(
+        "--cache-dir '/var/cache/some where' --cache-size 50GB --keep-variable PYTHONPATH --keep-variable TERM "
+        "--transplant 'my python.tar.zst' $(component)\""
+    )
+    assert "/not/this/one" not in descriptors["arguments"]
+    assert f"{tmp_path}/my python.tar.zst" in descriptors["transfer_input_files"]
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("CACHE_DIR", "here", "absolute path"),
+        ("CACHE_SIZE", "lots", "takes a size, such as 20GB"),
+        ("KEEP_VARIABLES", "A-B", "takes names of variables"),
+    ],
+)
+def test_settings_that_make_no_sense(submission: Submission, ours: Any, name: str, value: str, said: str) -> None:
+    ours.settings[f"EXEC.{name}"] = value
+    with pytest.raises(htmap_exec.SettingsError, match=said):
+        submission("one", "transplant")
+
+
+def test_disk_for_the_tree(submission: Submission, ours: Any, packed: Path) -> None:
+    ours.settings["TRANSPLANT.ALTERNATE_INPUT_PATH"] = str(packed)
+    descriptors, _ = submission("one", "transplant")
+    least = packed.stat().st_size / 2**20 + 1024
+    assert least + 20 < megabytes(descriptors["request_disk"]) < least + 1500
+    # Who chooses knows best, in settings or for a map.
+    descriptors, _ = submission("two", "transplant", request_disk="3GB")
+    assert descriptors["request_disk"] == "3GB"
+    ours.settings["MAP_OPTIONS.REQUEST_DISK"] = "2GB"
+    descriptors, _ = submission("three", "transplant")
+    assert {value for name, value in descriptors.items() if name.lower() == "request_disk"} == {"2GB"}
+
+
+def test_other_methods_keep_htmaps_disk(submission: Submission, ours: Any) -> None:
+    descriptors, _ = submission("one", "assume")
+    assert descriptors["request_disk"] == "1GB"
+
+
+def test_processors_become_a_requirement(submission: Submission, ours: Any, packed: Path) -> None:
+    level = '(TARGET.Microarch =?= undefined || TARGET.Microarch >= "x86_64-v3")'
+    ours.settings["TRANSPLANT.ALTERNATE_INPUT_PATH"] = str(packed)
+    descriptors, _ = submission("one", "transplant")
+    assert "Microarch" not in descriptors.get("requirements", "")
+    ours.settings["TRANSPLANT.ALTERNATE_INPUT_PATH"] = str(with_manifest(packed, demanding))
+    descriptors, _ = submission("two", "transplant", requirements="HasFish")
+    assert level in descriptors["requirements"]
+    assert "HasFish" in descriptors["requirements"]
+    text = htmap_exec.explain("transplant")
+    assert level in text
+    assert "`lib/fast.so` was compiled for processors of this level" in text
+    idle = text.split("A component stays idle")[1]
+    assert "glibc 2.77 or later" in idle
+    assert "this keeps no job idle" in " ".join(idle.split())
+
+
+def test_disk_is_explained(ours: Any) -> None:
+    # It is not built for this map yet: what was built before says what it will be like.
+    text = htmap_exec.explain("transplant")
+    ours = text.split("By htmap-exec:")[1].split("By HTMap:")[0]
+    assert re.search(r"request_disk = \d+MB\n +the archive, what is unpacked from it", ours)
+    assert "request_disk" not in text.split("By MAP_OPTIONS")[1].split("A component stays idle")[0]
+
+
+def set_up(ours: Any, map_dir: Path) -> str:
+    """What HTMap does first for a map; where its archive is."""
+    from htmap import mapping, options
+
+    mapping.make_map_dir_and_subdirs(map_dir)
+    options.run_delivery_setup("tag", map_dir, "transplant")
+    return (map_dir / "transplant").read_text().strip()
+
+
+def test_one_that_exists(ours: Any, packed: Path, store: Path, tmp_path: Path) -> None:
+    ours.settings["TRANSPLANT.ASSUME_EXISTS"] = "true"
+    # Newer, and of other packages.
+    other = with_manifest(store / packed.name, lambda manifest: manifest.update(packages=["other==1"]), "f" * 64)
+    assert set_up(ours, tmp_path / "one") == str(store / packed.name)
+    other.rename(store / packed.name)
+    with pytest.raises(htmap_exec.SettingsError, match="no archive of this Python with the packages that it has now"):
+        set_up(ours, tmp_path / "two")
+
+
+@pytest.mark.parametrize("address", ["http://example.org/a/python.tar.zst", "osdf:///a/python.tar.zst", "file:///a/p"])
+def test_addresses_are_htcondors_business(ours: Any, tmp_path: Path, submission: Submission, address: str) -> None:
+    ours.settings["TRANSPLANT.ALTERNATE_INPUT_PATH"] = address
+    assert set_up(ours, tmp_path / "map") == address
+    descriptors, _ = submission("one", "transplant")
+    assert address in descriptors["transfer_input_files"].split(",")
+    assert f"--transplant {address.rpartition('/')[2]} " in descriptors["arguments"]
+    assert descriptors["request_disk"] == "1GB"
+
+
+def test_archives_of_no_use(ours: Any, packed: Path, tmp_path: Path) -> None:
+    foreign = with_manifest(packed, lambda manifest: manifest.update(machine="vax"), "foreign")
+    ours.settings["TRANSPLANT.ALTERNATE_INPUT_PATH"] = str(foreign)
+    with pytest.raises(htmap_exec.TransplantError, match="is for vax, and the map is for nodes of the kind"):
+        set_up(ours, tmp_path / "one")
+    (tmp_path / "text").write_text("not an archive")
+    ours.settings["TRANSPLANT.ALTERNATE_INPUT_PATH"] = str(tmp_path / "text")
+    with pytest.raises(htmap_exec.TransplantError, match=r"is of no use: .* is no whole transplant"):
+        set_up(ours, tmp_path / "two")
+
+
+def test_this_python_is_not_for_other_machines(ours: Any, tmp_path: Path) -> None:
+    from htmap_exec import packing
+
+    (tmp_path / "map").mkdir()
+    with pytest.raises(htmap_exec.TransplantError, match=r"this Python is for .* nodes of the kind vax \(EXEC\.ARCH\)"):
+        packing.prepare(tmp_path / "map", str(real_binary()), ours.settings, "vax")
+
+
+def test_stock_htmap_sees_the_archives(ours: Any, packed: Path, store: Path) -> None:
+    from htmap import management
+
+    [archive] = management.transplants()
+    assert archive.hash == packed.name
+    assert archive.size == packed.stat().st_size
+    assert any(line.startswith("htmap==") for line in archive.packages)
+    assert packed.name in management.transplant_info()
+    archive.remove()
+    assert list(store.iterdir()) == []
+
+
+def test_every_descriptor_has_a_reason(ours: Any, tmp_path: Path) -> None:
+    method = delivery.find("transplant")
+    assert method is not None
+    found = delivery.descriptors(method, delivery.context(ours, tmp_path / "nowhere"))
+    assert all(each.reason for each in found)

@@ -1,0 +1,148 @@
+"""Small archives for tests of nodes: one real Python without what no test runs, and the same with other manifests."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import struct
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from .cases import dispose
+from .environment import Python, binary, cloudpickle_package, pythons
+from .outcome import Outcome
+from .running import During, run_ours
+from .scratch import Scratch, make_pickles, new_base
+
+MAIN = pythons().get("3.11") or list(pythons().values())[-1]
+
+PRUNED = (
+    "bin/[!p]*",
+    "lib/lib*.a",
+    "lib/python*/config-*",
+    "lib/python*/ensurepip",
+    "lib/python*/idlelib",
+    "lib/python*/lib2to3",
+    "lib/python*/test",
+    "lib/python*/tkinter",
+    "lib/python*/unittest",
+    "lib/python*/pydoc_data",
+    "lib/python*/xml*",
+    "lib/python*/distutils",
+    "lib/pkgconfig",
+    "lib/python*/turtledemo",
+    "lib/python*/site-packages/pip*",
+    "**/*.opt-*.pyc",
+    "include",
+    "share",
+)
+
+
+def build(python: Path, directory: Path, *options: str) -> Path:
+    """The archive of a Python, pruned."""
+    words = [word for pattern in PRUNED for word in ("--exclude", pattern)]
+    done = subprocess.run(
+        [binary(), "transplant", "build", "--python", python, "--dir", directory, *words, *options],
+        env={"PATH": os.defpath, "XDG_CACHE_HOME": str(directory / "cache")},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    return Path(done.stdout.strip())
+
+
+def with_manifest(archive: Path, change: Callable[[dict[str, Any]], object], name: str = "patched") -> Path:
+    """A copy beside it whose manifest says something else; its digest is another one, too. (docs/archive.md)"""
+    data = archive.read_bytes()
+    begin = struct.unpack("<Q", data[-16:-8])[0]
+    packed = data[begin + 16 : -24]
+    plain = subprocess.run(["zstd", "-dqc"], input=packed, capture_output=True, check=True).stdout
+    length, at = number(plain, 0)
+    listing, table = plain[at : at + length], plain[at + length :]
+    size, at = number(listing, 1)
+    manifest = json.loads(listing[at : at + size])
+    change(manifest)
+    made = json.dumps(manifest).encode()
+    listing = listing[:1] + encoded(len(made)) + made + listing[at + size :]
+    plain = encoded(len(listing)) + listing + table
+    packed = subprocess.run(["zstd", "-qc"], input=plain, capture_output=True, check=True).stdout
+    index = struct.pack("<Q", len(plain)) + packed
+    patched = archive.with_name(name)
+    patched.write_bytes(data[:begin] + data[begin : begin + 4] + struct.pack("<I", len(index)) + index + data[-24:])
+    return patched
+
+
+def number(data: bytes, at: int) -> tuple[int, int]:
+    """A LEB128 number, and where it ends."""
+    value = shift = 0
+    while True:
+        byte = data[at]
+        value |= (byte & 0x7F) << shift
+        at, shift = at + 1, shift + 7
+        if byte < 0x80:
+            return value, at
+
+
+def encoded(value: int) -> bytes:
+    out = bytearray()
+    while value > 0x7F:
+        out.append(value & 0x7F | 0x80)
+        value >>= 7
+    return bytes([*out, value])
+
+
+# Where that is possible: trees are made and removed all the time.
+MEMORY = (
+    Path("/dev/shm") if os.access("/dev/shm", os.W_OK) and not os.statvfs("/dev/shm").f_flag & os.ST_NOEXEC else None
+)
+
+
+class Node:
+    """Runs components by archives, each in a scratch directory of its own."""
+
+    def __init__(self) -> None:
+        self.made: list[Scratch] = []
+
+    def scratch(self, source: str, python: Python = MAIN) -> Scratch:
+        scratch = Scratch(base=new_base(MEMORY), python=python, name_python=False)
+        self.made.append(scratch)
+        scratch.fill(make_pickles(source, python, 0))
+        scratch.env["PATH"] = "/usr/bin:/bin"
+        return scratch
+
+    def run(
+        self,
+        archive: Path,
+        source: str,
+        *options: object,
+        prepare: Callable[[Scratch], object] = lambda scratch: None,
+        during: During | None = None,
+        **env: str,
+    ) -> Outcome:
+        scratch = self.scratch(source)
+        scratch.options = ["--log", "info", "--transplant", str(archive), *map(str, options)]
+        scratch.env.update(env)
+        prepare(scratch)
+        return run_ours(scratch, 60, during)
+
+    def clean(self) -> None:
+        for scratch in self.made:
+            dispose(scratch)
+        self.made.clear()
+
+
+def copy_of_prefix(python: Python, target: Path) -> Path:
+    """A Python's base prefix without what no test runs, to be changed; its interpreter."""
+    code = "import sys; print(sys.base_prefix)"
+    base = Path(subprocess.check_output([python.path, "-c", code], text=True).strip())
+    ignored = shutil.ignore_patterns(
+        "test", "idlelib", "config-*", "ensurepip", "lib2to3", "site-packages", "*.a", "*.opt-*.pyc", "include", "share"
+    )
+    shutil.copytree(base, target, symlinks=True, ignore=ignored)
+    site = target / "lib" / f"python{python.minor}" / "site-packages"
+    site.mkdir()
+    shutil.copytree(cloudpickle_package(), site / "cloudpickle")
+    return target / "bin" / f"python{python.minor}"

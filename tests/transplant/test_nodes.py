@@ -1,0 +1,201 @@
+"""Nodes that cannot run an archive say so before anything is unpacked; what can, runs as if it was activated."""
+
+from __future__ import annotations
+
+import gzip
+import re
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.environment import binary, is_root
+from support.node_archives import MAIN, Node, build, copy_of_prefix, with_manifest
+
+SIMPLE = "def f():\n    return 7"
+
+# What the function sees, and what a program that it starts sees.
+LOOK = """
+    def f():
+        import os, ssl, subprocess, sys
+        child = subprocess.run(
+            ["python3", "-c", "import sys; print(sys.prefix)"], stdout=subprocess.PIPE, universal_newlines=True
+        )
+        context = ssl.create_default_context()
+        return dict(
+            environment=dict(os.environ), prefix=sys.prefix, path=sys.path, child=child.stdout.strip(),
+            certificates=context.cert_store_stats()["x509_ca"],
+        )
+"""
+
+
+@pytest.fixture(scope="module")
+def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build(MAIN.path, tmp_path_factory.mktemp("store"))
+
+
+@pytest.fixture
+def node() -> Iterator[Node]:
+    node = Node()
+    yield node
+    node.clean()
+
+
+Change = Callable[[dict[str, Any]], object]
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (
+            lambda manifest: manifest["audit"].update(glibc={"needs": "2.99", "file": "lib/libnew.so"}),
+            r"`lib/libnew\.so` needs glibc 2\.99, and this node has 2\.\d+ \(`/\S+/libc\.so\.6`\)",
+        ),
+        (
+            lambda manifest: manifest["audit"].update(x86_64_level={"needs": 9, "file": "lib/fast.so"}),
+            r"`lib/fast\.so` needs a processor of x86-64-v9, and this node's is x86-64-v[1-4]",
+        ),
+        (lambda manifest: manifest.update(machine="vax"), r"it is for vax, and this node is \w+"),
+    ],
+    ids=["glibc", "processor", "machine"],
+)
+def test_a_node_that_does_not_fit_says_why(node: Node, archive: Path, change: Change, said: str) -> None:
+    patched = with_manifest(archive, change)
+    outcome = node.run(patched, SIMPLE)
+    assert outcome.exit == 0
+    assert outcome.status == "ERR", outcome.dump()
+    assert "the transplanted Python cannot be used on this execute node" in outcome.report
+    assert re.search(said, outcome.report), outcome.report
+    assert "requirements" in outcome.report
+    assert not (outcome.out_path.parents[1] / "_htmap_python").exists()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda manifest: manifest.update(python="/bin/sh"),
+        lambda manifest: manifest["places"].update(scripts=["../../evil.sh"]),
+    ],
+    ids=["python", "script"],
+)
+def test_a_manifest_that_leads_out_of_the_archive(node: Node, archive: Path, change: Change) -> None:
+    outcome = node.run(with_manifest(archive, change), SIMPLE)
+    assert outcome.status == "ERR", outcome.dump()
+    assert "which does not lie in it" in outcome.report
+
+
+def test_all_that_is_missing_is_said_at_once(node: Node, archive: Path) -> None:
+    def change(manifest: dict[str, Any]) -> None:
+        manifest["audit"]["glibc"] = {"needs": "2.99", "file": "lib/libnew.so"}
+        manifest["audit"]["x86_64_level"] = {"needs": 9, "file": "lib/fast.so"}
+
+    report = node.run(with_manifest(archive, change), SIMPLE).report
+    assert "needs glibc 2.99" in report and "x86-64-v9" in report
+
+
+@pytest.mark.skipif(not is_root(), reason="only root may change its root directory")
+@pytest.mark.parametrize("libc", ["none", "musl", "old"])
+def test_nodes_of_other_kinds(node: Node, archive: Path, tmp_path: Path, libc: str) -> None:
+    if b"INTERP" in subprocess.check_output(["readelf", "-lW", binary()]):
+        pytest.skip("this binary needs a C library itself: name a static one by HTMAP_EXEC_BIN")
+    (tmp_path / "lib").mkdir()
+    if libc == "musl":
+        (tmp_path / "lib" / "ld-musl-x86_64.so.1").touch()
+    elif libc == "old":
+        (tmp_path / "lib" / "libc.so.6").write_text("GNU C Library stable release version 2.17, by Roland McGrath\n")
+    shutil.copy(binary(), tmp_path / "htmap-exec")
+    scratch = tmp_path / "scratch"
+    shutil.copytree(node.scratch(SIMPLE).dir, scratch)
+    shutil.copy(archive, scratch)
+    words = ["/htmap-exec", "run", "--scratch", "/scratch", "--transplant", archive.name, "0"]
+    subprocess.run(["chroot", tmp_path, *words], env={}, check=True, stdout=subprocess.DEVNULL)
+    said = gzip.decompress((scratch / "_htmap_transfer" / "0.out").read_bytes()).decode(errors="replace")
+    found = {"none": "none", "musl": "musl (`/lib/ld-musl-x86_64.so.1`)", "old": "2.17 (`/lib/libc.so.6`)"}[libc]
+    assert f"and this node has {found}" in said
+
+
+@pytest.mark.skipif(not is_root(), reason="only root may mount a small file system")
+def test_a_scratch_directory_that_is_too_small(node: Node, archive: Path) -> None:
+    def mount(scratch: Any) -> None:
+        kept = scratch.base / "kept"
+        shutil.copytree(scratch.dir, kept)
+        subprocess.run(["mount", "-t", "tmpfs", "-o", "size=9m", "none", scratch.dir], check=True)
+        scratch.undo.append(lambda: subprocess.run(["umount", "--lazy", scratch.dir], check=True))
+        shutil.copytree(kept, scratch.dir, dirs_exist_ok=True)
+
+    outcome = node.run(archive, SIMPLE, prepare=mount)
+    assert outcome.status == "ERR", outcome.dump()
+    assert re.search(r"it needs \d+ MB, and `\S+` has \d MB left", outcome.report), outcome.report
+    assert "request_disk" in outcome.report
+
+
+def test_it_runs_as_if_activated(node: Node, archive: Path) -> None:
+    foreign = {"PYTHONHOME": "/no/such", "PYTHONPATH": "/no/such", "CONDA_PREFIX": "/no/such"}
+    value = node.run(archive, LOOK, **foreign, LD_LIBRARY_PATH="/opt/own").value
+    seen = value["environment"]
+    assert seen["PATH"] == f"{value['prefix']}/bin:/usr/bin:/bin"
+    assert value["child"] == value["prefix"]
+    assert value["prefix"].endswith("/_htmap_python")
+    assert seen["VIRTUAL_ENV"] == value["prefix"]
+    assert seen["PYTHONNOUSERSITE"] == "1"
+    assert not foreign.keys() & seen.keys()
+    assert "/no/such" not in value["path"]
+    # What the job brought for programs of its own stays, and nothing is added that nobody needs.
+    assert seen["LD_LIBRARY_PATH"] == "/opt/own"
+    assert seen["HTMAP_COMPONENT"] == "0"
+    assert "PYTHONDONTWRITEBYTECODE" not in seen
+    if Path("/etc/ssl/certs/ca-certificates.crt").exists():
+        assert value["certificates"] > 0
+        assert seen["SSL_CERT_FILE"] == "/etc/ssl/certs/ca-certificates.crt"
+
+
+def test_what_is_asked_for_is_kept(node: Node, archive: Path) -> None:
+    own = {"PYTHONPATH": "/opt/mine", "PYTHONHOME": "/no/such", "SSL_CERT_DIR": "/no/such"}
+    seen = node.run(archive, LOOK, "--keep-variable", "PYTHONPATH", **own).value
+    assert "PYTHONHOME" not in seen["environment"]
+    # Whoever says where certificates are is believed.
+    assert "SSL_CERT_FILE" not in seen["environment"]
+    assert seen["environment"]["PYTHONPATH"] == "/opt/mine"
+    assert "/opt/mine" in seen["path"]
+
+
+def test_another_libpython_on_the_search_path(node: Node, archive: Path, tmp_path: Path) -> None:
+    decoy = tmp_path / f"libpython{MAIN.minor}.so.1.0"
+    decoy.write_text("not a library\n")
+    outcome = node.run(archive, SIMPLE, LD_LIBRARY_PATH=str(tmp_path))
+    assert outcome.value == 7, outcome.dump()
+
+
+@pytest.fixture(scope="module")
+def conda(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A prefix that looks like conda's, with scripts that set something."""
+    root = tmp_path_factory.mktemp("conda") / "prefix"
+    copy_of_prefix(MAIN, root)
+    (root / "conda-meta").mkdir()
+    (root / "conda-meta" / "history").touch()
+    scripts = root / "etc" / "conda" / "activate.d"
+    scripts.mkdir(parents=True)
+    (scripts / "b.sh").write_text('export SECOND="$FIRST\n2"\necho noise\nunset DROPPED\n')
+    (scripts / "a.sh").write_text('export FIRST="$CONDA_PREFIX/x" PATH="$CONDA_PREFIX/more:$PATH"\nunexported=1\n')
+    (scripts / "c.sh").write_text('if [ -n "$GIVE_UP" ]; then exit 3; fi\n')
+    (scripts / "c.fish").write_text("nonsense (\n")
+    return build(root / "bin" / f"python{MAIN.minor}", root.parent / "store")
+
+
+def test_scripts_of_conda_packages(node: Node, conda: Path) -> None:
+    outcome = node.run(conda, LOOK, DROPPED="1")
+    seen, prefix = outcome.value["environment"], outcome.value["prefix"]
+    assert seen["CONDA_PREFIX"] == prefix
+    assert seen["FIRST"] == f"{prefix}/x"
+    assert seen["SECOND"] == f"{prefix}/x\n2"
+    assert seen["PATH"].startswith(f"{prefix}/more:{prefix}/bin:")
+    assert "DROPPED" not in seen and "unexported" not in seen and "VIRTUAL_ENV" not in seen
+    assert "noise" not in outcome.stdout and "noise" in outcome.stderr
+
+
+def test_a_script_that_gives_up(node: Node, conda: Path) -> None:
+    outcome = node.run(conda, SIMPLE, GIVE_UP="1")
+    assert outcome.value == 7, outcome.dump()
+    assert "activate.d` are left out: they ended with exit status: 3" in outcome.stderr
