@@ -93,4 +93,7 @@ def python_tree(local_python: str, tmp_path_factory: pytest.TempPathFactory) -> 
     directory = tmp_path_factory.mktemp("trees") / "python"
     directory.mkdir()
     run("tar", "-C", directory, "-xf", SOURCES / "python.tar")
+    # Apptainer mounts over them.
+    for name in ("dev", "proc"):
+        (directory / name).mkdir()
     return directory

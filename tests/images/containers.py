@@ -72,6 +72,7 @@ class Job:
         image: str,
         *options: str,
         user: str | None = None,
+        mode: str = "rw",
         command: Sequence[str] = ("./condor_exec.exe", "run", "0"),
         during: Callable[[str], object] | None = None,
     ) -> Outcome:
@@ -82,7 +83,7 @@ class Job:
             [
                 *("docker", "run", "--name", name, "--network=none", "--cap-drop=all"),
                 *("--security-opt", "no-new-privileges", "--user", user or f"{os.getuid()}:{os.getgid()}"),
-                *("--volume", f"{self.dir}:{self.dir}", "--workdir", str(self.dir)),
+                *("--volume", f"{self.dir}:{self.dir}:{mode}", "--workdir", str(self.dir)),
                 *variables,
                 *options,
                 *(image, *command),

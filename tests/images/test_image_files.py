@@ -179,7 +179,11 @@ def stand_in(base: str, directory: Path) -> None:
     archive = json.loads(packed.stdout)["path"]
     conda = directory / "context" / "conda"
     unpacked = run(binary(), "transplant", "unpack", archive, conda).stdout.strip()
-    (conda / "bin" / "python").symlink_to(Path(unpacked).name)
+    for name in ("python", "python3"):
+        (conda / "bin" / name).symlink_to(Path(unpacked).name)
+    # Debian's mark, which keeps pip from installing into it.
+    for mark in conda.rglob("EXTERNALLY-MANAGED"):
+        mark.unlink()
     (directory / "context" / "Dockerfile").write_text(
         f"FROM {base}\nCOPY conda /opt/conda\nENV LD_LIBRARY_PATH=/opt/conda/lib/htmap-exec\n"
     )

@@ -1,6 +1,7 @@
 //! The subcommands, a module each.
 
 mod htmap;
+mod image;
 mod local;
 mod packages;
 mod python;
@@ -19,6 +20,7 @@ pub(crate) fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
         Command::Explain { delivery } => htmap::explain(delivery),
         Command::Python { json } => python::run(json),
         Command::Transplant(command) => transplant::run(command),
+        Command::Image(command) => image::run(command),
         Command::Packages { python } => packages::run(python.as_deref()),
     }
 }

@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 
 /// The source of a distribution.
-#[derive(Debug)]
-pub(super) enum Source {
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Source {
     /// A URL with revision and fragments, complete.
     Url(String),
     /// A project directory that is imported from where it lies.
