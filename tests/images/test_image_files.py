@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from conftest import FAST, PYTHON
-from containers import CHECKOUT, binary, Job, build, run, value
+from containers import CHECKOUT, Job, binary, build, run, value
 
 
 def look(x: int) -> dict[str, object]:
@@ -91,9 +91,7 @@ def defined_file(local_python: str, index: str, tmp_path_factory: pytest.TempPat
     """An image from our definition."""
     archive = tmp_path_factory.mktemp("defined") / "local.tar"
     run("docker", "save", local_python, "-o", archive)
-    build(
-        "python.sif", "BOOTSTRAP=docker-archive", f"FROM={archive}", f"PIP_INDEX_URL={index}", options=FAST
-    )
+    build("python.sif", "BOOTSTRAP=docker-archive", f"FROM={archive}", f"PIP_INDEX_URL={index}", options=FAST)
     return CHECKOUT / "dist" / "htmap-exec-python.sif"
 
 
@@ -142,7 +140,9 @@ def test_a_tree_without_99_base_loses_what_htcondor_says(unpacked: Path) -> None
 
 
 def test_libraries_of_the_node_have_their_place(unpacked: Path) -> None:
-    said = run("apptainer", "-s", "exec", "-C", unpacked, "sh", "-c", "echo $LD_LIBRARY_PATH; ls -d /.singularity.d/libs")
+    said = run(
+        "apptainer", "-s", "exec", "-C", unpacked, "sh", "-c", "echo $LD_LIBRARY_PATH; ls -d /.singularity.d/libs"
+    )
     assert "/.singularity.d/libs" in said.stdout.splitlines()[0]
 
 
@@ -175,7 +175,9 @@ def test_a_conda_environment(base_image: str, local_python: str, index: str, tmp
 def stand_in(base: str, directory: Path) -> None:
     """`local/conda`: a Python with pip in /opt/conda."""
     run("python3", "-m", "venv", directory / "venv")
-    packed = run(binary(), "transplant", "build", "--json", "--python", directory / "venv/bin/python", "--dir", directory)
+    packed = run(
+        binary(), "transplant", "build", "--json", "--python", directory / "venv/bin/python", "--dir", directory
+    )
     archive = json.loads(packed.stdout)["path"]
     conda = directory / "context" / "conda"
     unpacked = run(binary(), "transplant", "unpack", archive, conda).stdout.strip()

@@ -25,7 +25,9 @@ def who(x: int) -> tuple[int, int, int]:
 
 
 @pytest.mark.parametrize(("options", "runner"), [((), 1), (("--init",), None)], ids=["first", "init"])
-def test_as_the_first_process_and_under_an_init(local_python: str, options: tuple[str, ...], runner: int | None) -> None:
+def test_as_the_first_process_and_under_an_init(
+    local_python: str, options: tuple[str, ...], runner: int | None
+) -> None:
     answer, parent, uid = value(Job(who, 21, ship_cloudpickle=True).docker(local_python, *options))
     assert (answer, uid) == (42, os.getuid())
     assert (parent == 1) == (runner == 1)
