@@ -149,7 +149,6 @@ def test_libraries_of_the_node_have_their_place(unpacked: Path) -> None:
 def test_a_python_brought_along(base_image: str, local_debian: str, tmp_path: Path) -> None:
     """An image without a Python gets this one."""
     run("python3", "-m", "venv", "--without-pip", tmp_path / "venv")
-    directory = CHECKOUT / "images" / "bring-your-own"
     packed = run(binary(), "transplant", "build", "--json", "--python", tmp_path / "venv/bin/python", "--dir", tmp_path)
     archive = Path(json.loads(packed.stdout)["path"])
     shutil.copy(archive, CHECKOUT / "images" / "bring-your-own")
