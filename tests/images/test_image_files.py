@@ -146,23 +146,29 @@ def test_libraries_of_the_node_have_their_place(unpacked: Path) -> None:
     assert "/.singularity.d/libs" in said.stdout.splitlines()[0]
 
 
-def test_a_python_brought_along(base_image: str, local_debian: str, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def packed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A Python with pip, as an archive."""
+    directory = tmp_path_factory.mktemp("packed")
+    run("python3", "-m", "venv", directory / "venv")
+    done = run(binary(), "transplant", "build", "--json", "--python", directory / "venv/bin/python", "--dir", directory)
+    return Path(json.loads(done.stdout)["path"])
+
+
+def test_a_python_brought_along(base_image: str, local_debian: str, packed: Path) -> None:
     """An image without a Python gets this one."""
-    run("python3", "-m", "venv", "--without-pip", tmp_path / "venv")
-    packed = run(binary(), "transplant", "build", "--json", "--python", tmp_path / "venv/bin/python", "--dir", tmp_path)
-    archive = Path(json.loads(packed.stdout)["path"])
-    shutil.copy(archive, CHECKOUT / "images" / "bring-your-own")
-    build("bring-your-own", f"FROM={local_debian}", f"ARCHIVE={archive.name}")
-    (CHECKOUT / "images" / "bring-your-own" / archive.name).unlink()
+    shutil.copy(packed, CHECKOUT / "images" / "bring-your-own")
+    build("bring-your-own", f"FROM={local_debian}", f"ARCHIVE={packed.name}")
+    (CHECKOUT / "images" / "bring-your-own" / packed.name).unlink()
     job = Job(look, 21, ship_cloudpickle=True)
     seen = value(job.docker("htmap-exec/bring-your-own"))
     check(seen, job)
     assert str(seen["executable"]).startswith("/opt/python/bin/")
 
 
-def test_a_conda_environment(base_image: str, local_python: str, index: str, tmp_path: Path) -> None:
+def test_a_conda_environment(base_image: str, local_python: str, index: str, packed: Path, tmp_path: Path) -> None:
     """Miniforge itself is not had here: another Python in its place, so that all but `conda install` runs."""
-    stand_in(local_python, tmp_path)
+    stand_in(local_python, packed, tmp_path)
     build("conda", "FROM=local/conda", f"PIP_INDEX_URL={index}")
     job = Job(look, 21)
     seen = value(job.docker("htmap-exec/conda"))
@@ -171,15 +177,10 @@ def test_a_conda_environment(base_image: str, local_python: str, index: str, tmp
     assert config("htmap-exec/conda")["User"] == "htmap"
 
 
-def stand_in(base: str, directory: Path) -> None:
+def stand_in(base: str, packed: Path, directory: Path) -> None:
     """`local/conda`: a Python with pip in /opt/conda."""
-    run("python3", "-m", "venv", directory / "venv")
-    packed = run(
-        binary(), "transplant", "build", "--json", "--python", directory / "venv/bin/python", "--dir", directory
-    )
-    archive = json.loads(packed.stdout)["path"]
     conda = directory / "context" / "conda"
-    unpacked = run(binary(), "transplant", "unpack", archive, conda).stdout.strip()
+    unpacked = run(binary(), "transplant", "unpack", packed, conda).stdout.strip()
     for name in ("python", "python3"):
         (conda / "bin" / name).symlink_to(Path(unpacked).name)
     # Debian's mark, which keeps pip from installing into it.

@@ -4,6 +4,7 @@ file and with an unpacked tree, and Apptainer alone.
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 import sys
@@ -163,3 +164,24 @@ def test_too_much_memory(in_container: str) -> None:
     assert "memory limit" in hold.reason
     # Asked for, in a way: what is removed is not counted.
     m.remove()
+
+
+def test_the_settings_for_osg_as_they_are_documented() -> None:
+    """Submitted as it stands in images/README.md: the jobs ask for what OSG's nodes offer, so here they stay idle."""
+    text = Path("/work/images/README.md").read_text()
+    [block] = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    names: dict[str, object] = {}
+    exec(block, names)
+    m = names["m"]
+    assert isinstance(m, htmap.Map)
+    ads = htcondor.Schedd().query(f'JobBatchName == "{m.tag}"')
+    assert len(ads) == 10
+    ad = ads[0]
+    assert ad["ContainerImage"] == "osdf:///ospool/ap20/data/me/python-v1.sif"
+    assert ad["ProjectName"] == "MyProject"
+    assert ad["JobDurationCategory"] == "Medium"
+    assert "HAS_SINGULARITY" in str(ad["Requirements"])
+    assert ad["WantContainer"]
+    assert m.component_statuses == [htmap.ComponentStatus.IDLE] * 10
+    for section in ("DELIVERY_METHOD", "EXEC"):
+        htmap.settings.maps[0].pop(section, None)

@@ -73,6 +73,12 @@ impl Landing {
         })
     }
 
+    /// Only the paths, for a run that lands again elsewhere.
+    pub fn make_paths(scratch: &Path, component: u64) -> Result<(), Error> {
+        Scratch::prepare(scratch, component)?;
+        Ok(())
+    }
+
     /// Runs the component. Takes over the process: signals, children, stdout.
     pub fn run(self, options: &Options) -> Result<Ending, Error> {
         let Self {

@@ -124,6 +124,10 @@ pub(crate) struct Run {
     #[arg(long, value_name = "FILE", conflicts_with = "python")]
     pub(crate) transplant: Option<PathBuf>,
 
+    /// Run in this image, by the node's apptainer or singularity: a file, a tree, or an address
+    #[arg(long, value_name = "IMAGE")]
+    pub(crate) image: Option<String>,
+
     /// A zip archive of cloudpickle for nodes without it [default: _htmap_cloudpickle.zip if it is there]
     #[arg(long, value_name = "FILE")]
     pub(crate) cloudpickle: Option<PathBuf>,

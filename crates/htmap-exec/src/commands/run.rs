@@ -7,7 +7,7 @@ use anyhow::Context as _;
 use htmap_exec_component::{Ending, Landing, Options, names};
 use htmap_exec_interpreter::{Origin, Search, SearchEnvironment, search};
 
-use crate::{cli, exit, transplanted};
+use crate::{cli, contained, exit, transplanted};
 
 pub(crate) fn run(arguments: cli::Run) -> anyhow::Result<ExitCode> {
     let cli::Run {
@@ -16,6 +16,7 @@ pub(crate) fn run(arguments: cli::Run) -> anyhow::Result<ExitCode> {
         scratch,
         transplant,
         cloudpickle,
+        image,
     } = arguments;
     let scratch = scratch
         // A container may have it elsewhere; the current directory is right there.
@@ -27,9 +28,15 @@ pub(crate) fn run(arguments: cli::Run) -> anyhow::Result<ExitCode> {
         .unwrap_or_else(|| PathBuf::from("."));
     let scratch = std::path::absolute(&scratch)
         .with_context(|| format!("cannot find the scratch directory `{}`", scratch.display()))?;
+    let mut no_image = None;
+    if let Some(image) = image {
+        Landing::make_paths(&scratch, component)?;
+        no_image = Some(contained::replace(&image, &scratch));
+    }
     let landing = Landing::begin(&scratch, component)?;
     let mut environment = Vec::new();
     let interpreters = match (running.python, transplant) {
+        _ if no_image.is_some() => no_image.map(Search::none).unwrap_or_default(),
         (None, Some(archive)) => {
             let brought = transplanted::bring(&scratch.join(archive), &scratch);
             environment = brought.environment;
