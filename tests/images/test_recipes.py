@@ -84,6 +84,28 @@ def test_what_is_left_out_is_said(environment: Path, tmp_path: Path) -> None:
     assert not project.exists()
 
 
+def test_shared_libraries_that_packages_do_not_bring(environment: Path, tmp_path: Path) -> None:
+    """Extension modules of a package: one needs what Debian has, one what is known to nobody, one what lies beside."""
+    [site] = environment.parent.parent.glob("lib/python3.*/site-packages")
+    compile_ = ["gcc", "-shared", "-x", "c", "/dev/null", "-x", "none", "-Wl,--no-as-needed"]
+    made = []
+    for library, brought in (("libGL.so.1", False), ("libsecret.so.7", False), ("libbeside.so.2", True)):
+        path = (site if brought else tmp_path) / library
+        run(*compile_, f"-Wl,-soname,{library}", "-o", path)
+        made.append(site / f"needs_{library}")
+        run(*compile_, path, "-o", made[-1])
+        made.append(path)
+    try:
+        done = recipe(environment, tmp_path / "context")
+    finally:
+        for file in made:
+            file.unlink()
+    text = (tmp_path / "context" / "Dockerfile").read_text()
+    assert "apt-get install -y --no-install-recommends libgl1 &&" in text
+    assert "left out: the library `libsecret.so.7`" in done.stderr
+    assert "libbeside" not in text
+
+
 def test_a_requirements_file_goes_before_what_is_installed(environment: Path, tmp_path: Path) -> None:
     (tmp_path / "wanted.txt").write_text("six>=1\n")
     recipe(environment, tmp_path / "context", "--requirements", str(tmp_path / "wanted.txt"))

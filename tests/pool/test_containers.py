@@ -177,7 +177,9 @@ def test_the_settings_for_osg_as_they_are_documented() -> None:
     ads = htcondor.Schedd().query(f'JobBatchName == "{m.tag}"')
     assert len(ads) == 10
     ad = ads[0]
-    assert ad["ContainerImage"] == "osdf:///ospool/ap20/data/me/python-v1.sif"
+    # The node fetches it, and finds it in the scratch directory.
+    assert "osdf:///ospool/ap20/data/me/python-v1.sif" in ad["TransferInput"]
+    assert ad["ContainerImage"] == "python-v1.sif"
     assert ad["ProjectName"] == "MyProject"
     assert ad["JobDurationCategory"] == "Medium"
     assert "HAS_SINGULARITY" in str(ad["Requirements"])

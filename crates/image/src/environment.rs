@@ -132,7 +132,7 @@ impl Environment {
                 ));
                 return;
             }
-            Some(Source::Url(url)) => match local_path(url) {
+            Some(source @ Source::Url(url)) => match source.local_path() {
                 Some(path) if path.exists() => local(&path),
                 Some(path) => {
                     self.left_out.push(format!(
@@ -191,13 +191,6 @@ fn is_project(path: &Path) -> bool {
     ["pyproject.toml", "setup.py", "setup.cfg"]
         .iter()
         .any(|name| path.join(name).is_file())
-}
-
-/// Of `file:///home/me/my%20project#sha256=...`.
-fn local_path(url: &str) -> Option<PathBuf> {
-    let path = url.strip_prefix("file://")?;
-    let path = path.split('#').next().unwrap_or(path);
-    Some(PathBuf::from(path.replace("%20", " ")))
 }
 
 #[derive(Deserialize)]
@@ -289,9 +282,9 @@ mod tests {
         install(&site, "htmap", None);
         let url = format!(
             r#"{{"url": "file://{}", "dir_info": {{"editable": true}}}}"#,
-            project.display()
+            project.display().to_string().replace(' ', "%20")
         );
-        install(&site, "mine", Some(&url.replace(' ', "%20")));
+        install(&site, "mine", Some(&url));
         install(
             &site,
             "gone",

@@ -70,6 +70,17 @@ pub(super) fn read(dist_info: &Path) -> Option<Source> {
 }
 
 impl Source {
+    /// Where on this machine it came from: `file:///home/me/my%20project#sha256=...`
+    pub fn local_path(&self) -> Option<PathBuf> {
+        match self {
+            Self::Editable(path) => Some(path.clone()),
+            Self::Url(url) => {
+                let path = url.strip_prefix("file://")?;
+                Some(PathBuf::from(unquote(path.split('#').next()?)))
+            }
+        }
+    }
+
     /// What `pip freeze` prints.
     pub(super) fn line(&self, name: &str, pinned: &str) -> String {
         match self {
