@@ -10,7 +10,6 @@ import functools
 import http.server
 import os
 import shutil
-import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,12 +17,7 @@ from pathlib import Path
 import pytest
 
 if "HTMAP_EXEC_TEST_IMAGES" in os.environ:
-    from containers import SOURCES, build, run
-
-PYTHON = f"{sys.version_info[0]}.{sys.version_info[1]}"
-
-# Apptainer's own choice takes ten seconds for an image, this half a second.
-FAST = ("--mksquashfs-args", "-comp zstd -Xcompression-level 1")
+    from containers import SOURCES, build, imported, run
 
 
 @pytest.fixture(scope="session")
@@ -53,14 +47,6 @@ def docker() -> str:
     if done.returncode != 0:
         pytest.skip(f"Docker does not run here: {done.stderr.strip()}")
     return "docker"
-
-
-def imported(name: str) -> str:
-    """The image that Docker makes of a tree."""
-    tag = f"local/{name}"
-    if run("docker", "image", "inspect", tag, check=False).returncode != 0:
-        run("docker", "import", SOURCES / f"{name}.tar", tag)
-    return tag
 
 
 @pytest.fixture(scope="session")

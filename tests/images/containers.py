@@ -6,6 +6,7 @@ import gzip
 import os
 import shutil
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -24,6 +25,10 @@ from support.scratch import JOB_AD, MACHINE_AD
 
 # Where `scripts/pool --suite containers` has what images are made from.
 SOURCES = Path(os.environ["HTMAP_EXEC_TEST_IMAGES"])
+PYTHON = f"{sys.version_info[0]}.{sys.version_info[1]}"
+
+# Apptainer's own choice takes ten seconds for an image, this half a second.
+FAST = ("--mksquashfs-args", "-comp zstd -Xcompression-level 1")
 
 
 def run(*command: object, check: bool = True, **options: Any) -> subprocess.CompletedProcess[str]:
@@ -172,3 +177,11 @@ def report(outcome: Outcome) -> str:
 def build(name: str, *arguments: str, options: Sequence[str] = ("--network=host",)) -> subprocess.CompletedProcess[str]:
     words = [word for argument in arguments for word in ("--build-arg", argument)]
     return run(CHECKOUT / "scripts" / "build-images", name, *options, *words)
+
+
+def imported(name: str) -> str:
+    """The image that Docker makes of a tree."""
+    tag = f"local/{name}"
+    if run("docker", "image", "inspect", tag, check=False).returncode != 0:
+        run("docker", "import", SOURCES / f"{name}.tar", tag)
+    return tag

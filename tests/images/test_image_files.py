@@ -7,8 +7,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from conftest import FAST, PYTHON
-from containers import CHECKOUT, Job, binary, build, run, value
+from containers import CHECKOUT, FAST, PYTHON, Job, binary, build, run, value
 
 
 def look(x: int) -> dict[str, object]:

@@ -11,8 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import FAST, PYTHON, imported
-from containers import Job, binary, run, value
+from containers import FAST, PYTHON, Job, binary, imported, run, value
 
 
 @pytest.fixture(scope="module")

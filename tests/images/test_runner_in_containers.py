@@ -10,8 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import imported
-from containers import Job, report, run, value
+from containers import Job, imported, report, run, value
 
 
 def double(x: int) -> int:
