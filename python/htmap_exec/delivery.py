@@ -239,6 +239,16 @@ def _image(context: Context, setting: str, image: Any) -> List[Descriptor]:
     if "://" not in image:
         if image.startswith("/cvmfs/"):
             found.append(Descriptor("transfer_container", "False", "nodes have /cvmfs themselves"))
+        elif os.path.isdir(image):
+            image = os.path.abspath(image)
+            found.append(
+                Descriptor(
+                    "transfer_container",
+                    "False",
+                    "nodes see this tree at the same path: HTCondor sends none with links to directories, and /bin is "
+                    "one in most images",
+                )
+            )
         elif os.path.exists(image):
             # HTCondor would look for it in the map's directory.
             image = os.path.abspath(image)

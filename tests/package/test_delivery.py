@@ -84,6 +84,11 @@ def test_container(submission: Submission, enabled: Any, tmp_path: Path, monkeyp
     assert descriptors["universe"] == "container"
     assert descriptors["container_image"] == str(tmp_path / "python.sif")
     assert "requirements" not in descriptors
+    # HTCondor sends no tree with links to directories.
+    (tmp_path / "tree").mkdir()
+    enabled.settings["EXEC.CONTAINER_IMAGE"] = str(tmp_path / "tree")
+    descriptors, _ = submission("tree", "container")
+    assert (descriptors["container_image"], descriptors["transfer_container"]) == (str(tmp_path / "tree"), "False")
     enabled.settings["EXEC.CONTAINER_IMAGE"] = "/cvmfs/images/python"
     descriptors, _ = submission("two", "container")
     assert (descriptors["container_image"], descriptors["transfer_container"]) == ("/cvmfs/images/python", "False")

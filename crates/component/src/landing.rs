@@ -76,6 +76,12 @@ impl Landing {
         })
     }
 
+    /// Only the paths, for a run that lands again elsewhere.
+    pub fn make_paths(scratch: &Path, component: u64) -> Result<(), Error> {
+        Scratch::prepare(scratch, component)?;
+        Ok(())
+    }
+
     /// Runs the component. Takes over the process: signals, children, stdout.
     /// `prepare` is told the machine's ad, and is called only if there is something to run.
     pub fn run(self, prepare: impl FnOnce(&ClassAd) -> Options) -> Result<Ending, Error> {

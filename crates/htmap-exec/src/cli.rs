@@ -55,6 +55,9 @@ pub(crate) enum Command {
     /// Pack Pythons, to bring them to nodes that have none
     #[command(subcommand)]
     Transplant(TransplantCommand),
+    /// Write recipes of container images, build them, and check images
+    #[command(subcommand)]
+    Image(ImageCommand),
     /// List the distributions that a Python has, as `pip freeze` does, from their metadata
     Packages {
         /// The interpreter [default: the one that `htmap-exec python` picks]
@@ -143,6 +146,10 @@ pub(crate) struct Run {
     /// Let this variable through to an archive's Python, such as PYTHONPATH
     #[arg(long, value_name = "NAME")]
     pub(crate) keep_variable: Vec<OsString>,
+
+    /// Run in this image, by the node's apptainer or singularity: a file, a tree, or an address
+    #[arg(long, value_name = "IMAGE")]
+    pub(crate) image: Option<String>,
 
     /// A zip archive of cloudpickle for nodes without it [default: _htmap_cloudpickle.zip if it is there]
     #[arg(long, value_name = "FILE")]
@@ -237,6 +244,87 @@ pub(crate) struct TransplantBuild {
     /// Print JSON
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ImageCommand {
+    /// Write a recipe for an image that has what a Python here has
+    Recipe(ImageRecipe),
+    /// Build an image from a recipe, by docker, podman, buildah or apptainer
+    Build(ImageBuild),
+    /// Start an image as HTCondor would, and say whether a map will run in it
+    Check(ImageCheck),
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(crate) enum ImageFormat {
+    Dockerfile,
+    Apptainer,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ImageRecipe {
+    /// The interpreter [default: the one that `htmap-exec python` picks]
+    #[arg(long, value_name = "PYTHON")]
+    pub(crate) from: Option<PathBuf>,
+
+    /// Who is to build it
+    #[arg(long, value_enum, default_value = "dockerfile")]
+    pub(crate) format: ImageFormat,
+
+    /// The image to begin with [default: python:X.Y-slim; with --conda condaforge/miniforge3]
+    #[arg(long, value_name = "IMAGE")]
+    pub(crate) base: Option<String>,
+
+    /// Take conda's packages as conda's, of the environment that the interpreter is in
+    #[arg(long)]
+    pub(crate) conda: bool,
+
+    /// Install what this file asks for in place of what is installed here
+    #[arg(long, value_name = "FILE", conflicts_with = "conda")]
+    pub(crate) requirements: Option<PathBuf>,
+
+    /// Put wheels of everything beside the recipe, so that building it needs no index
+    #[arg(long)]
+    pub(crate) wheels: bool,
+
+    /// A new directory, or that of an earlier recipe
+    #[arg(long, short, value_name = "DIR", default_value = "htmap-exec-image")]
+    pub(crate) output: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ImageBuild {
+    /// The recipe's directory
+    #[arg(value_name = "DIR", default_value = "htmap-exec-image")]
+    pub(crate) directory: PathBuf,
+
+    /// The image's name, or the image file for apptainer [default: htmap-exec-recipe]
+    #[arg(long, short, value_name = "NAME")]
+    pub(crate) tag: Option<String>,
+
+    /// The program that builds it [default: the first on PATH]
+    #[arg(long, value_name = "PROGRAM")]
+    pub(crate) builder: Option<String>,
+
+    /// Options of the builder's own, after `--`
+    #[arg(last = true)]
+    pub(crate) options: Vec<OsString>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ImageCheck {
+    /// An image's name, an image file, or an unpacked tree
+    #[arg(value_name = "IMAGE")]
+    pub(crate) image: String,
+
+    /// What starts it: docker, podman, apptainer or singularity [default: the first on PATH that can]
+    #[arg(long, value_name = "PROGRAM")]
+    pub(crate) runtime: Option<String>,
+
+    /// The Python that will make maps [default: the one that `htmap-exec python` picks]
+    #[arg(long, value_name = "X.Y")]
+    pub(crate) submit_python: Option<PythonVersion>,
 }
 
 fn seconds(text: &str) -> Result<std::time::Duration, String> {

@@ -2,6 +2,7 @@
 
 mod cli;
 mod commands;
+mod contained;
 mod exit;
 mod transplanted;
 

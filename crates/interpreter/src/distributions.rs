@@ -12,7 +12,30 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use crate::version::PythonVersion;
+pub use direct_url::Source;
 use metadata::Found;
+
+/// What is installed under one name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Distribution {
+    /// As its metadata spells it.
+    pub name: String,
+    /// As its metadata has it.
+    pub version: String,
+    /// Where it came from, if not from an index.
+    pub source: Option<Source>,
+    /// What put it there, such as `pip`, as it says itself.
+    pub installer: Option<String>,
+    /// The directory of `sys.path` that it lies in.
+    pub directory: PathBuf,
+}
+
+impl Distribution {
+    /// The name as indexes compare it.
+    pub fn canonical_name(&self) -> String {
+        canonical_name(&self.name)
+    }
+}
 
 /// A reader that remembers the directories it has read.
 #[derive(Debug, Default)]
@@ -61,6 +84,28 @@ impl Distributions {
             .into_iter()
             .flat_map(|(_, line)| line.lines().map(str::to_owned).collect::<Vec<_>>())
             .collect()
+    }
+
+    /// All that a Python with this `sys.path` has installed, by name.
+    pub fn installed(&mut self, sys_path: &[PathBuf]) -> Vec<Distribution> {
+        let mut seen = HashSet::new();
+        let mut installed = Vec::new();
+        for directory in sys_path {
+            self.read(directory);
+            for found in &self.directories[directory] {
+                if seen.insert(canonical_name(&found.name)) {
+                    installed.push(Distribution {
+                        name: found.name.clone(),
+                        version: found.version.clone(),
+                        source: found.source.clone(),
+                        installer: found.installer.clone(),
+                        directory: directory.clone(),
+                    });
+                }
+            }
+        }
+        installed.sort_by_key(Distribution::canonical_name);
+        installed
     }
 
     /// The installed version of one distribution.

@@ -7,7 +7,7 @@ mod probe;
 mod search;
 mod version;
 
-pub use distributions::{Distributions, likely_site_directories};
+pub use distributions::{Distribution, Distributions, Source, likely_site_directories};
 pub use probe::{Interpreter, ProbeError, probe};
 pub use search::{Candidate, Origin, Rejection, Search, SearchEnvironment, search};
 pub use version::{InvalidVersion, MINIMUM_VERSION, PythonVersion};

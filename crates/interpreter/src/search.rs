@@ -17,6 +17,8 @@ pub enum Origin {
     Explicit,
     /// It was brought along.
     Transplant,
+    /// It was to come from an image.
+    Image,
     /// The active virtual environment.
     VirtualEnv,
     /// The active conda environment.
@@ -32,6 +34,7 @@ impl fmt::Display for Origin {
         f.write_str(match self {
             Self::Explicit => "--python",
             Self::Transplant => "--transplant",
+            Self::Image => "--image",
             Self::VirtualEnv => "VIRTUAL_ENV",
             Self::CondaPrefix => "CONDA_PREFIX",
             Self::Path => "PATH",

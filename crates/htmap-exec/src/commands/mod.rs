@@ -1,6 +1,7 @@
 //! The subcommands, a module each.
 
 mod htmap;
+mod image;
 mod local;
 mod packages;
 mod python;
@@ -24,6 +25,7 @@ pub(crate) fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
             htmap_exec_transplant::hold(&target);
             Ok(ExitCode::from(exit::SUCCESS))
         }
+        Command::Image(command) => image::run(command),
         Command::Packages { python } => packages::run(python.as_deref()),
     }
 }

@@ -7,7 +7,7 @@ use anyhow::Context as _;
 use htmap_exec_component::{Ending, Landing, Options, names};
 use htmap_exec_interpreter::{Origin, Search, SearchEnvironment, search};
 
-use crate::{cli, exit, transplanted};
+use crate::{cli, contained, exit, transplanted};
 
 pub(crate) fn run(arguments: cli::Run) -> anyhow::Result<ExitCode> {
     let cli::Run {
@@ -20,6 +20,7 @@ pub(crate) fn run(arguments: cli::Run) -> anyhow::Result<ExitCode> {
         cache_size,
         keep_variable,
         cloudpickle,
+        image,
     } = arguments;
     let scratch = scratch
         // A container may have it elsewhere; the current directory is right there.
@@ -31,6 +32,11 @@ pub(crate) fn run(arguments: cli::Run) -> anyhow::Result<ExitCode> {
         .unwrap_or_else(|| PathBuf::from("."));
     let scratch = std::path::absolute(&scratch)
         .with_context(|| format!("cannot find the scratch directory `{}`", scratch.display()))?;
+    let mut no_image = None;
+    if let Some(image) = image {
+        Landing::make_paths(&scratch, component)?;
+        no_image = Some(contained::replace(&image, &scratch));
+    }
     let landing = Landing::begin(&scratch, component)?;
     let explicit = match &running.python {
         // A bare name is looked up in PATH, as everywhere.
@@ -43,6 +49,7 @@ pub(crate) fn run(arguments: cli::Run) -> anyhow::Result<ExitCode> {
         let mut environment = Vec::new();
         let mut served = None;
         let interpreters = match (explicit, transplant) {
+            _ if no_image.is_some() => no_image.map(Search::none).unwrap_or_default(),
             (None, Some(archive)) => {
                 let brought = transplanted::bring(&transplanted::Request {
                     archive: &scratch.join(archive),

@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 
 /// The source of a distribution.
-#[derive(Debug)]
-pub(super) enum Source {
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Source {
     /// A URL with revision and fragments, complete.
     Url(String),
     /// A project directory that is imported from where it lies.
@@ -70,6 +70,17 @@ pub(super) fn read(dist_info: &Path) -> Option<Source> {
 }
 
 impl Source {
+    /// Where on this machine it came from: `file:///home/me/my%20project#sha256=...`
+    pub fn local_path(&self) -> Option<PathBuf> {
+        match self {
+            Self::Editable(path) => Some(path.clone()),
+            Self::Url(url) => {
+                let path = url.strip_prefix("file://")?;
+                Some(PathBuf::from(unquote(path.split('#').next()?)))
+            }
+        }
+    }
+
     /// What `pip freeze` prints.
     pub(super) fn line(&self, name: &str, pinned: &str) -> String {
         match self {

@@ -4,7 +4,7 @@ use std::fs::{self, File};
 use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 
-use super::direct_url;
+use super::direct_url::{self, Source};
 
 /// A distribution.
 #[derive(Debug, Clone)]
@@ -14,6 +14,10 @@ pub(super) struct Found {
     pub(super) version: String,
     /// What `pip freeze` prints for it; may be two lines.
     pub(super) line: String,
+    /// Where it came from, if not from an index.
+    pub(super) source: Option<Source>,
+    /// What put it there, such as `pip`, as it says itself.
+    pub(super) installer: Option<String>,
 }
 
 /// All that are found there; what cannot be read is left out, as pip does.
@@ -40,7 +44,11 @@ fn read(directory: &Path, entry: &str) -> Option<Found> {
     let path = directory.join(entry);
     if entry.ends_with(".dist-info") {
         let head = head(&path.join("METADATA")).ok()?;
-        return Some(found(&head, direct_url::read(&path)));
+        let mut found = found(&head, direct_url::read(&path));
+        found.installer = fs::read_to_string(path.join("INSTALLER"))
+            .ok()
+            .map(|text| text.trim().to_owned());
+        return Some(found);
     }
     if entry.ends_with(".egg-info") {
         let head = head(&path.join("PKG-INFO")).or_else(|_| head(&path)).ok()?;
@@ -64,7 +72,7 @@ fn read_link(link: &Path) -> Option<Found> {
             .then_some(path)
     })?;
     let head = head(&egg_info.join("PKG-INFO")).ok()?;
-    Some(found(&head, Some(direct_url::Source::Editable(project))))
+    Some(found(&head, Some(Source::Editable(project))))
 }
 
 /// The header fields: all that is asked for stands in the first few lines.
@@ -105,7 +113,7 @@ fn head(path: &Path) -> io::Result<Vec<(String, String)>> {
     }
 }
 
-fn found(head: &[(String, String)], source: Option<direct_url::Source>) -> Found {
+fn found(head: &[(String, String)], source: Option<Source>) -> Found {
     let field = |wanted: &str| {
         head.iter()
             .find(|(name, _)| name == wanted)
@@ -114,7 +122,7 @@ fn found(head: &[(String, String)], source: Option<direct_url::Source>) -> Found
     };
     let (name, version) = (field("name"), field("version"));
     let pinned = format!("{name}=={version}");
-    let line = match source {
+    let line = match &source {
         None => pinned,
         Some(source) => source.line(&name, &pinned),
     };
@@ -122,5 +130,7 @@ fn found(head: &[(String, String)], source: Option<direct_url::Source>) -> Found
         name,
         version,
         line,
+        source,
+        installer: None,
     }
 }

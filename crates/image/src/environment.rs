@@ -1,0 +1,337 @@
+//! What of a live Python an image has to have, and what of it stays behind.
+//!
+//! Installed metadata is all that is read: a requirements file would say what was asked for, not what is there.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use htmap_exec_interpreter::{Distribution, Distributions, Interpreter, Source};
+use serde::Deserialize;
+
+use crate::error::Error;
+use crate::libraries;
+
+/// Only the submit side needs them, and pip is there already.
+const NOT_NEEDED: [&str; 7] = [
+    "htcondor",
+    "htmap",
+    "htmap-exec",
+    "pip",
+    "setuptools",
+    "wheel",
+    "distribute",
+];
+
+/// Something for pip to install.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Package {
+    /// A line for a requirements file.
+    Requirement(String),
+    /// A project directory, or an archive: it is copied.
+    Local {
+        /// Its name on an index, if it were there.
+        name: String,
+        /// Where it lies now.
+        path: PathBuf,
+    },
+}
+
+/// A live Python, as an image sees it.
+#[derive(Debug)]
+pub struct Environment {
+    /// What it says of itself.
+    pub python: Interpreter,
+    /// For pip.
+    pub packages: Vec<Package>,
+    /// For conda: addresses of packages with their digests.
+    pub conda: Vec<String>,
+    /// For apt.
+    pub system: BTreeSet<String>,
+    /// What is left out, a sentence each.
+    pub left_out: Vec<String>,
+}
+
+impl Environment {
+    /// Reads what is installed; with `conda`, conda's packages as conda's.
+    pub fn read(python: &Interpreter, conda: bool) -> Result<Self, Error> {
+        let mut environment = Self {
+            python: python.clone(),
+            packages: Vec::new(),
+            conda: Vec::new(),
+            system: BTreeSet::new(),
+            left_out: Vec::new(),
+        };
+        if conda {
+            environment.conda = conda_packages(&python.prefix)?;
+        } else if python.base_prefix.join("conda-meta").is_dir() {
+            environment.left_out.push(
+                "what conda installed that is no Python package: `--conda` takes it along"
+                    .to_owned(),
+            );
+        }
+        let mut directories = Vec::new();
+        for found in Distributions::new().installed(&python.sys_path) {
+            environment.add(&found, conda);
+            if !directories.contains(&found.directory) && !is_debians(&found) {
+                directories.push(found.directory);
+            }
+        }
+        environment.note_other_directories(&directories);
+        let missing = libraries::missing(&directories);
+        if !conda {
+            environment.system.extend(missing.packages);
+            for (library, file) in missing.unknown {
+                environment.left_out.push(format!(
+                    "the library `{library}`, which `{}` needs: no Debian package of it is known here",
+                    file.display()
+                ));
+            }
+        }
+        Ok(environment)
+    }
+
+    /// Replaces what is installed by what a requirements file asks for.
+    pub fn require(&mut self, requirements: &str) {
+        self.packages = requirements
+            .lines()
+            .filter(|line| !line.trim().is_empty())
+            .map(|line| Package::Requirement(line.to_owned()))
+            .collect();
+        self.conda.clear();
+    }
+
+    fn add(&mut self, found: &Distribution, conda: bool) {
+        let name = found.canonical_name();
+        if NOT_NEEDED.contains(&name.as_str())
+            || conda && found.installer.as_deref() == Some("conda")
+        {
+            return;
+        }
+        if is_debians(found) {
+            self.left_out.push(format!(
+                "{} {}: the operating system's own package, in `{}`",
+                found.name,
+                found.version,
+                found.directory.display()
+            ));
+            return;
+        }
+        let local = |path: &Path| Package::Local {
+            name: name.clone(),
+            path: path.to_path_buf(),
+        };
+        let package = match &found.source {
+            None => Package::Requirement(format!("{}=={}", found.name, found.version)),
+            Some(Source::Editable(path)) if is_project(path) => local(path),
+            Some(Source::Editable(path)) => {
+                self.left_out.push(format!(
+                    "{}: its project directory `{}` has neither pyproject.toml nor setup.py",
+                    found.name,
+                    path.display()
+                ));
+                return;
+            }
+            Some(source @ Source::Url(url)) => match source.local_path() {
+                Some(path) if path.exists() => local(&path),
+                Some(path) => {
+                    self.left_out.push(format!(
+                        "{} {}: `{}`, from which it was installed, is not there any more",
+                        found.name,
+                        found.version,
+                        path.display()
+                    ));
+                    return;
+                }
+                None => {
+                    if url.starts_with("git+") {
+                        self.system.insert("git".to_owned());
+                    }
+                    Package::Requirement(format!("{} @ {url}", found.name))
+                }
+            },
+        };
+        self.packages.push(package);
+    }
+
+    /// Modules from a PYTHONPATH or a `.pth` file belong to no distribution.
+    fn note_other_directories(&mut self, directories: &[PathBuf]) {
+        let copied: Vec<PathBuf> = self
+            .packages
+            .iter()
+            .filter_map(|package| match package {
+                Package::Local { path, .. } => Some(path.clone()),
+                Package::Requirement(_) => None,
+            })
+            .collect();
+        for directory in &self.python.sys_path {
+            let known = directories.contains(directory)
+                || directory.starts_with(&self.python.prefix)
+                || directory.starts_with(&self.python.base_prefix)
+                || directory.starts_with("/usr/lib/python3")
+                || copied.iter().any(|path| directory.starts_with(path));
+            if !known && directory.is_dir() {
+                self.left_out.push(format!(
+                    "modules in `{}`, which is on sys.path and belongs to no package",
+                    directory.display()
+                ));
+            }
+        }
+    }
+}
+
+/// Debian's packages of Python modules are not on PyPI by their versions, and the image has no use for its tools.
+fn is_debians(found: &Distribution) -> bool {
+    found.directory.ends_with("dist-packages")
+        && !found.directory.starts_with("/usr/local")
+        && found.installer.as_deref() != Some("pip")
+}
+
+fn is_project(path: &Path) -> bool {
+    ["pyproject.toml", "setup.py", "setup.cfg"]
+        .iter()
+        .any(|name| path.join(name).is_file())
+}
+
+#[derive(Deserialize)]
+struct CondaPackage {
+    name: String,
+    version: String,
+    url: Option<String>,
+    md5: Option<String>,
+    sha256: Option<String>,
+}
+
+/// The lines of an explicit lock file, which conda installs without solving anything.
+fn conda_packages(prefix: &Path) -> Result<Vec<String>, Error> {
+    let directory = prefix.join("conda-meta");
+    let Ok(entries) = fs::read_dir(&directory) else {
+        return Err(Error::NotConda {
+            prefix: prefix.to_path_buf(),
+        });
+    };
+    let mut lines = Vec::new();
+    for entry in entries {
+        let path = entry.map_err(Error::io("read", &directory))?.path();
+        if path.extension().is_none_or(|extension| extension != "json") {
+            continue;
+        }
+        let text = fs::read(&path).map_err(Error::io("read", &path))?;
+        let Ok(package) = serde_json::from_slice::<CondaPackage>(&text) else {
+            continue;
+        };
+        lines.push(match (package.url, package.sha256, package.md5) {
+            (Some(url), Some(digest), _) => format!("{url}#sha256:{digest}"),
+            (Some(url), None, Some(digest)) => format!("{url}#{digest}"),
+            (Some(url), None, None) => url,
+            (None, ..) => format!(
+                "# {} {}: nobody knows where it is from",
+                package.name, package.version
+            ),
+        });
+    }
+    lines.sort();
+    Ok(lines)
+}
+
+#[cfg(test)]
+mod tests {
+    use htmap_exec_interpreter::PythonVersion;
+
+    use super::*;
+
+    fn python(site: &Path) -> Interpreter {
+        Interpreter {
+            executable: "/usr/bin/python3".into(),
+            version: PythonVersion {
+                major: 3,
+                minor: 11,
+            },
+            full_version: "3.11.7".into(),
+            implementation: "CPython".into(),
+            prefix: site.to_path_buf(),
+            base_prefix: site.to_path_buf(),
+            sys_path: vec![site.to_path_buf()],
+            cloudpickle: None,
+        }
+    }
+
+    fn install(site: &Path, name: &str, url: Option<&str>) {
+        let directory = site.join(format!("{name}-1.0.dist-info"));
+        fs::create_dir_all(&directory).unwrap();
+        fs::write(
+            directory.join("METADATA"),
+            format!("Name: {name}\nVersion: 1.0\n"),
+        )
+        .unwrap();
+        if let Some(url) = url {
+            fs::write(directory.join("direct_url.json"), url).unwrap();
+        }
+    }
+
+    #[test]
+    fn what_goes_along_and_what_stays() {
+        let directory = tempfile::tempdir().unwrap();
+        let (site, project) = (
+            directory.path().join("site"),
+            directory.path().join("my project"),
+        );
+        fs::create_dir_all(&project).unwrap();
+        fs::write(project.join("setup.py"), "").unwrap();
+        install(&site, "numpy", None);
+        install(&site, "htmap", None);
+        let url = format!(
+            r#"{{"url": "file://{}", "dir_info": {{"editable": true}}}}"#,
+            project.display().to_string().replace(' ', "%20")
+        );
+        install(&site, "mine", Some(&url));
+        install(
+            &site,
+            "gone",
+            Some(r#"{"url": "file:///no/such", "dir_info": {}}"#),
+        );
+        install(
+            &site,
+            "cloned",
+            Some(
+                r#"{"url": "https://e.org/r.git", "vcs_info": {"vcs": "git", "commit_id": "abc"}}"#,
+            ),
+        );
+        let found = Environment::read(&python(&site), false).unwrap();
+        assert_eq!(
+            found.packages,
+            [
+                Package::Requirement("cloned @ git+https://e.org/r.git@abc".into()),
+                Package::Local {
+                    name: "mine".into(),
+                    path: project
+                },
+                Package::Requirement("numpy==1.0".into()),
+            ]
+        );
+        assert!(found.system.contains("git"));
+        assert_eq!(found.left_out.len(), 1);
+        assert!(found.left_out[0].starts_with("gone 1.0: `/no/such`"));
+    }
+
+    #[test]
+    fn conda_packages_with_their_digests() {
+        let directory = tempfile::tempdir().unwrap();
+        let prefix = directory.path();
+        assert!(matches!(
+            conda_packages(prefix),
+            Err(Error::NotConda { .. })
+        ));
+        fs::create_dir(prefix.join("conda-meta")).unwrap();
+        fs::write(
+            prefix.join("conda-meta/zlib-1.3-0.json"),
+            r#"{"name": "zlib", "version": "1.3", "url": "https://e.org/zlib-1.3-0.conda", "md5": "12"}"#,
+        )
+        .unwrap();
+        fs::write(prefix.join("conda-meta/history"), "").unwrap();
+        assert_eq!(
+            conda_packages(prefix).unwrap(),
+            ["https://e.org/zlib-1.3-0.conda#12"]
+        );
+    }
+}

@@ -1,0 +1,19 @@
+//! Recipes of container images for maps, and what a map finds in an image.
+//!
+//! Runs the tools that people have: docker, podman, buildah, apptainer, singularity.
+
+mod check;
+mod context;
+mod environment;
+mod error;
+mod libraries;
+mod recipe;
+mod runtime;
+
+pub use check::{Check, Finding, check};
+pub use context::{Wheels, write};
+pub use environment::{Environment, Package};
+pub use error::Error;
+pub use libraries::needs_loader;
+pub use recipe::Format;
+pub use runtime::{Container, Runtime, on_path};

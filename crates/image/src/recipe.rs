@@ -1,0 +1,194 @@
+//! The text of a Dockerfile or of an Apptainer definition.
+
+use crate::environment::Environment;
+
+/// Where sources and requirements lie, while the image is built.
+const WORK: &str = "/opt/htmap-exec";
+
+/// Who reads the recipe.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Format {
+    /// docker, podman, buildah
+    Dockerfile,
+    /// apptainer
+    Apptainer,
+}
+
+impl Format {
+    /// What the file is called.
+    pub fn file(self) -> &'static str {
+        match self {
+            Self::Dockerfile => "Dockerfile",
+            Self::Apptainer => "Apptainer.def",
+        }
+    }
+}
+
+/// What the text depends on.
+#[derive(Debug)]
+pub(crate) struct Recipe<'a> {
+    /// For whom.
+    pub(crate) format: Format,
+    /// The image to begin with.
+    pub(crate) base: String,
+    /// What goes in.
+    pub(crate) environment: &'a Environment,
+    /// Below `sources/`: what pip installs from there.
+    pub(crate) sources: &'a [String],
+    /// Whether wheels lie beside the recipe, so that no index is asked.
+    pub(crate) wheels: bool,
+    /// Whether the requirements name all that is needed: pip then takes nothing else.
+    pub(crate) complete: bool,
+}
+
+/// The image that a recipe begins with.
+pub(crate) fn default_base(environment: &Environment) -> String {
+    if environment.conda.is_empty() {
+        format!("python:{}-slim", environment.python.version)
+    } else {
+        "condaforge/miniforge3:latest".to_owned()
+    }
+}
+
+impl Recipe<'_> {
+    /// All of it.
+    pub(crate) fn text(&self) -> String {
+        match self.format {
+            Format::Dockerfile => self.dockerfile(),
+            Format::Apptainer => self.definition(),
+        }
+    }
+
+    fn header(&self) -> String {
+        let python = &self.environment.python;
+        let mut text = format!(
+            "# Written by `htmap-exec image recipe` from {} ({} {}, {}).\n",
+            python.executable.display(),
+            python.implementation,
+            python.full_version,
+            std::env::consts::ARCH,
+        );
+        if !self.environment.left_out.is_empty() {
+            text.push_str("#\n# Left out:\n");
+            for sentence in &self.environment.left_out {
+                text.push_str(&format!("# - {sentence}\n"));
+            }
+        }
+        text
+    }
+
+    /// The commands that make the image, a step each.
+    fn steps(&self) -> Vec<String> {
+        let mut steps = Vec::new();
+        let system: Vec<&str> = self.environment.system.iter().map(String::as_str).collect();
+        if !system.is_empty() {
+            steps.push(format!(
+                "apt-get update && apt-get install -y --no-install-recommends {} && rm -rf /var/lib/apt/lists/*",
+                system.join(" ")
+            ));
+        }
+        let python = if self.environment.conda.is_empty() {
+            "python3"
+        } else {
+            steps.push(format!(
+                "/opt/conda/bin/conda create --yes --quiet --prefix /opt/env --file {WORK}/conda.lock && /opt/conda/bin/conda clean --yes --all"
+            ));
+            "/opt/env/bin/python"
+        };
+        let mut words = vec![format!("{python} -m pip install --no-cache-dir")];
+        if self.complete {
+            words.push("--no-deps".to_owned());
+        }
+        if self.wheels {
+            words.push(format!("--no-index --find-links {WORK}/wheels"));
+        }
+        words.push(format!("-r {WORK}/requirements.txt"));
+        if !self.wheels {
+            words.extend(
+                self.sources
+                    .iter()
+                    .map(|source| format!("{WORK}/sources/{source}")),
+            );
+        }
+        steps.push(words.join(" "));
+        steps
+    }
+
+    fn directories(&self) -> Vec<&'static str> {
+        let mut names = vec!["requirements.txt"];
+        if !self.environment.conda.is_empty() {
+            names.push("conda.lock");
+        }
+        if self.wheels {
+            names.push("wheels");
+        } else if !self.sources.is_empty() {
+            names.push("sources");
+        }
+        names
+    }
+
+    fn path(&self) -> Option<&'static str> {
+        (!self.environment.conda.is_empty()).then_some("/opt/env/bin")
+    }
+
+    fn dockerfile(&self) -> String {
+        let mut text = self.header();
+        text.push_str(&format!("ARG FROM={}\nFROM ${{FROM}}\n\n", self.base));
+        text.push_str(
+            "COPY htmap-exec /usr/local/bin/htmap-exec\nCOPY singularity.d /.singularity.d\n",
+        );
+        for name in self.directories() {
+            text.push_str(&format!("COPY {name} {WORK}/{name}\n"));
+        }
+        text.push_str(
+            "\n# For sites with an index of their own; not kept in the image.\nARG PIP_INDEX_URL\nARG PIP_TRUSTED_HOST\nARG PIP_ROOT_USER_ACTION=ignore\n",
+        );
+        for step in self.steps() {
+            text.push_str(&format!("RUN {step}\n"));
+        }
+        if let Some(path) = self.path() {
+            text.push_str(&format!(
+                "ENV PATH={path}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin\n"
+            ));
+        }
+        text.push_str(
+            "\n# HTCondor names another user still, one that the image need not know.\nRUN id htmap 2>/dev/null || useradd --create-home htmap\nUSER htmap\nWORKDIR /home/htmap\n\n",
+        );
+        text.push_str(&format!(
+            "LABEL org.opencontainers.image.title=\"htmap-exec-recipe\" \\\n      org.opencontainers.image.description=\"Python {} for the components of HTMap maps\"\n",
+            self.environment.python.full_version
+        ));
+        text
+    }
+
+    fn definition(&self) -> String {
+        let mut text = format!(
+            "{}Bootstrap: {{{{ BOOTSTRAP }}}}\nFrom: {{{{ FROM }}}}\n\n",
+            self.header()
+        );
+        text.push_str(&format!(
+            "%arguments\n    BOOTSTRAP=docker\n    FROM={}\n    PIP_INDEX_URL=https://pypi.org/simple\n\n%files\n    htmap-exec /usr/local/bin/htmap-exec\n",
+            self.base
+        ));
+        for name in self.directories() {
+            text.push_str(&format!("    {name} {WORK}/{name}\n"));
+        }
+        text.push_str(
+            "\n%post\n    export PIP_INDEX_URL={{ PIP_INDEX_URL }} PIP_ROOT_USER_ACTION=ignore\n",
+        );
+        for step in self.steps() {
+            text.push_str(&format!("    {step}\n"));
+        }
+        if let Some(path) = self.path() {
+            text.push_str(&format!("\n%environment\n    export PATH={path}:$PATH\n"));
+        }
+        text.push_str(
+            "\n%runscript\n    if [ $# = 0 ]; then set -- htmap-exec python; fi\n    exec \"$@\"\n\n%test\n    /usr/local/bin/htmap-exec python\n",
+        );
+        text.push_str(&format!(
+            "\n%labels\n    org.opencontainers.image.title htmap-exec-recipe\n    org.opencontainers.image.description Python {} for the components of HTMap maps\n",
+            self.environment.python.full_version
+        ));
+        text
+    }
+}
