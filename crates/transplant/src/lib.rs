@@ -5,7 +5,6 @@
 //! the digest of what is in it. Nothing in an archive is trusted before it is checked.
 
 mod archive;
-mod editable;
 mod elf;
 mod error;
 mod manifest;
