@@ -33,11 +33,10 @@ pub(crate) fn bring(archive: &Path, scratch: &Path) -> Brought {
             let mut environment: Vec<(OsString, Option<OsString>)> =
                 FOREIGN.iter().map(|&name| (name.into(), None)).collect();
             environment.push(("PATH".into(), Some(path)));
-            let libraries = scratch
-                .join(names::TRANSPLANT_DIR)
-                .join(transplant::LIBRARIES);
-            if libraries.is_dir() {
-                environment.push(("LD_LIBRARY_PATH".into(), Some(libraries.into_os_string())));
+            let libraries = transplant::library_path(&scratch.join(names::TRANSPLANT_DIR));
+            if !libraries.is_empty() {
+                let path = std::env::join_paths(libraries).unwrap_or_default();
+                environment.push(("LD_LIBRARY_PATH".into(), Some(path)));
             }
             Brought {
                 interpreters: Search::only(python, Origin::Transplant),

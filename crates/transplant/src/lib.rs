@@ -19,7 +19,7 @@ pub use archive::{Archive, Digest};
 pub use error::Error;
 pub use manifest::Manifest;
 pub use pack::{Packed, pack};
-pub use source::{Excluded, LIBRARIES, Source, collect};
+pub use source::{Excluded, Source, collect, library_path};
 pub use store::{Listed, build, find, is_named_by, list};
 pub use tree::{Content, Entry, Kind};
 pub use unchanged::{fingerprint, recall, remember};

@@ -6,10 +6,11 @@ use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Component, Path, PathBuf};
 
-use htmap_exec_interpreter::PythonVersion;
+use htmap_exec_interpreter::{Interpreter, PythonVersion};
 use walkdir::WalkDir;
 
 use super::Excluded;
+use crate::elf::Linked;
 use crate::error::Error;
 use crate::tree::{Content, Entry, Kind};
 
@@ -17,6 +18,10 @@ pub(super) struct Collector<'a> {
     pub(super) version: PythonVersion,
     pub(super) prefix: PathBuf,
     pub(super) base: PathBuf,
+    /// Both, and by the names that they were reached by.
+    places: Vec<PathBuf>,
+    /// The programs and libraries among the files, and what they need.
+    pub(super) linked: Vec<(PathBuf, Linked)>,
     excluded: Excluded<'a>,
     /// By path with NUL in the place of `/`: so a directory comes right before what is in it.
     pub(super) found: BTreeMap<Vec<u8>, (Entry, Option<Content>)>,
@@ -32,28 +37,46 @@ fn key(path: &Path) -> Vec<u8> {
 }
 
 impl<'a> Collector<'a> {
-    pub(super) fn new(
-        version: PythonVersion,
-        prefix: &Path,
-        base: &Path,
-        excluded: Excluded<'a>,
-    ) -> Self {
-        Self {
-            version,
-            prefix: prefix.to_path_buf(),
-            base: base.to_path_buf(),
+    pub(super) fn new(interpreter: &Interpreter, excluded: Excluded<'a>) -> Result<Self, Error> {
+        let canonical = |path: &Path| path.canonicalize().map_err(Error::io("find", path));
+        let prefix = canonical(&interpreter.prefix)?;
+        let base = canonical(&interpreter.base_prefix)?;
+        let mut places = vec![prefix.clone(), base.clone()];
+        for named in [&interpreter.prefix, &interpreter.base_prefix] {
+            if !places.contains(named) {
+                places.push(named.clone());
+            }
+        }
+        Ok(Self {
+            version: interpreter.version,
+            prefix,
+            base,
+            places,
+            linked: Vec::new(),
             excluded,
             found: BTreeMap::new(),
             remarks: Vec::new(),
+        })
+    }
+
+    /// Where below the root lies what had this absolute path, if it was in the environment. A home
+    /// directory is often reached through a link, so there are several paths to the same place.
+    pub(super) fn inside(&self, path: &Path) -> Option<PathBuf> {
+        if !path.is_absolute() {
+            return None;
         }
+        let below = |path: &Path| {
+            let below = |root| path.strip_prefix(root).ok().map(Path::to_path_buf);
+            self.places.iter().find_map(below)
+        };
+        below(path).or_else(|| {
+            let (parent, name) = (path.parent()?, path.file_name()?);
+            below(&parent.canonicalize().ok()?.join(name))
+        })
     }
 
     pub(super) fn has(&self, path: &Path) -> bool {
         self.found.contains_key(&key(path))
-    }
-
-    pub(super) fn is_outside(&self, path: &Path) -> bool {
-        !path.starts_with(&self.prefix) && !path.starts_with(&self.base)
     }
 
     /// The directories above a path.
@@ -138,12 +161,11 @@ impl<'a> Collector<'a> {
     /// A link within the tree becomes relative; what another one leads to is taken in its place.
     fn add_link(&mut self, file: &Path, path: &Path) -> Result<(), Error> {
         let target = fs::read_link(file).map_err(Error::io("read", file))?;
-        let inside = [&self.prefix, &self.base].into_iter().find_map(|root| {
-            let below = target.strip_prefix(root).ok()?;
+        let inside = self.inside(&target).map(|below| {
             let depth = path.components().count() - 1;
             let mut relative = PathBuf::from("../".repeat(depth));
             relative.push(below);
-            Some(relative)
+            relative
         });
         let relative = if target.is_absolute() {
             inside

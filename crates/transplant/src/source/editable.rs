@@ -1,38 +1,89 @@
 //! Editable installs: packages whose source lies elsewhere on the submit machine.
 //!
-//! Their `.pth` files name a directory, or start a finder that maps names to directories (PEP 660,
-//! setuptools). In an archive the sources lie beside the packages, and nothing points elsewhere.
+//! Their `.pth` files name a directory, or start a finder that maps names to directories: setuptools'
+//! own (PEP 660), or that of the `editables` distribution (hatchling, PDM). In an archive the sources
+//! lie beside the packages, and nothing points elsewhere.
 
 use std::path::{Path, PathBuf};
 
 /// What a line of a `.pth` file makes importable.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Line {
-    /// A directory on `sys.path`.
+    /// A directory on `sys.path`, maybe relative to the file's own.
     Directory(PathBuf),
-    /// A finder of setuptools, in the module of this name.
-    Finder(String),
-    /// Anything else: it stays as it is.
+    /// A module that is imported, and perhaps a finder.
+    Import(String),
+    /// Nothing.
     Other,
 }
 
 /// Reads a line as Python's `site` does: one that begins with `import` is executed.
 pub(crate) fn line(text: &str) -> Line {
+    let text = text.trim_end();
     if text.starts_with("import ") || text.starts_with("import\t") {
         let module = text["import ".len()..]
-            .split(';')
+            .split([';', ',', '#'])
             .next()
             .unwrap_or("")
             .trim();
-        if module.starts_with("__editable___") && module.ends_with("_finder") {
-            return Line::Finder(module.to_owned());
-        }
+        return Line::Import(module.to_owned());
+    }
+    if text.is_empty() || text.starts_with('#') {
         return Line::Other;
     }
-    if text.starts_with('/') {
-        return Line::Directory(PathBuf::from(text.trim_end()));
+    Line::Directory(PathBuf::from(text))
+}
+
+/// A module that a `.pth` file imports.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Finder {
+    /// Names of modules and packages, and where they are.
+    Mapping(Vec<(String, PathBuf)>),
+    /// The loader of a build backend, which builds anew what it finds changed: of this tool.
+    Builder(&'static str),
+    /// No finder.
+    None,
+}
+
+pub(crate) fn finder(name: &str, text: &str) -> Finder {
+    if name.starts_with("__editable___") && name.ends_with("_finder") {
+        if let Some(mapping) = mapping(text) {
+            return Finder::Mapping(mapping);
+        }
+        return Finder::Builder("setuptools");
     }
-    Line::Other
+    if text.contains("editables.redirector") {
+        return redirected(text).map_or(Finder::Builder("editables"), Finder::Mapping);
+    }
+    if name.ends_with("_editable_loader") {
+        return Finder::Builder("meson-python");
+    }
+    if name.starts_with('_') && name.ends_with("_editable") {
+        return Finder::Builder("scikit-build-core");
+    }
+    Finder::None
+}
+
+/// The calls `F.map_module('name', '/src/name/__init__.py')` of what `editables` writes.
+fn redirected(text: &str) -> Option<Vec<(String, PathBuf)>> {
+    let mut found = Vec::new();
+    for line in text.lines() {
+        let Some((_, call)) = line.split_once(".map_module(") else {
+            continue;
+        };
+        let strings = strings(call)?;
+        let [name, file] = strings.as_slice() else {
+            return None;
+        };
+        let file = Path::new(file);
+        let place = if file.file_name().is_some_and(|name| name == "__init__.py") {
+            file.parent()?.to_path_buf()
+        } else {
+            file.with_extension("")
+        };
+        found.push((name.clone(), place));
+    }
+    Some(found)
 }
 
 /// The names and places in setuptools' finder: its line `MAPPING: dict[str, str] = {...}`.
@@ -41,14 +92,7 @@ pub(crate) fn mapping(module: &str) -> Option<Vec<(String, PathBuf)>> {
         .lines()
         .find(|line| line.starts_with("MAPPING") && line.contains('{'))?;
     let inside = line.split_once('{')?.1.rsplit_once('}')?.0;
-    let mut strings = Vec::new();
-    let mut rest = inside;
-    while let Some(start) = rest.find(['\'', '"']) {
-        let quote = rest.as_bytes()[start] as char;
-        let (string, after) = literal(&rest[start + 1..], quote)?;
-        strings.push(string);
-        rest = after;
-    }
+    let strings = strings(inside)?;
     if strings.len() % 2 != 0 {
         return None;
     }
@@ -58,6 +102,17 @@ pub(crate) fn mapping(module: &str) -> Option<Vec<(String, PathBuf)>> {
             .map(|pair| (pair[0].clone(), PathBuf::from(&pair[1])))
             .collect(),
     )
+}
+
+fn strings(mut rest: &str) -> Option<Vec<String>> {
+    let mut strings = Vec::new();
+    while let Some(start) = rest.find(['\'', '"']) {
+        let quote = rest.as_bytes()[start] as char;
+        let (string, after) = literal(&rest[start + 1..], quote)?;
+        strings.push(string);
+        rest = after;
+    }
+    Some(strings)
 }
 
 /// A string up to its closing quote, as `repr` writes paths: only quotes and backslashes are escaped.
@@ -110,13 +165,31 @@ mod tests {
     #[test]
     fn lines_of_pth_files() {
         assert_eq!(line("/home/me/src"), Line::Directory("/home/me/src".into()));
-        assert_eq!(line("../beside"), Line::Other);
+        assert_eq!(line("../beside\r"), Line::Directory("../beside".into()));
         assert_eq!(line("# a comment"), Line::Other);
-        assert_eq!(line("import os; os.x()"), Line::Other);
+        assert_eq!(line(""), Line::Other);
+        assert_eq!(line("import os; os.x()"), Line::Import("os".to_owned()));
+    }
+
+    #[test]
+    fn finders() {
+        let text = "from editables.redirector import RedirectingFinder as F\nF.install()\nF.map_module('a', '/src/a/__init__.py')\nF.map_module('b', '/src/b.py')";
         assert_eq!(
-            line("import __editable___mine_1_0_finder; __editable___mine_1_0_finder.install()"),
-            Line::Finder("__editable___mine_1_0_finder".to_owned())
+            finder("_editable_impl_a", text),
+            Finder::Mapping(vec![
+                ("a".to_owned(), "/src/a".into()),
+                ("b".to_owned(), "/src/b".into()),
+            ])
         );
+        assert_eq!(
+            finder("_a_editable_loader", ""),
+            Finder::Builder("meson-python")
+        );
+        assert_eq!(
+            finder("__editable___a_finder", "x"),
+            Finder::Builder("setuptools")
+        );
+        assert_eq!(finder("os", ""), Finder::None);
     }
 
     #[test]

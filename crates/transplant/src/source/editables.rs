@@ -34,28 +34,46 @@ impl Collector<'_> {
             .collect();
         let mut bundled = 0;
         for (path, file) in files {
-            let text = fs::read_to_string(&file).map_err(Error::io("read", &file))?;
+            let bytes = fs::read(&file).map_err(Error::io("read", &file))?;
+            // In another encoding it names nothing that an install wrote.
+            let Ok(text) = String::from_utf8(bytes) else {
+                continue;
+            };
             let site = path.parent().unwrap_or(&path).to_path_buf();
+            let up = "../".repeat(site.components().count());
             let mut lines = Vec::new();
             let mut changed = false;
             for line in text.lines() {
                 match editable::line(line) {
-                    editable::Line::Directory(source)
-                        if self.is_outside(&source) && source.is_dir() =>
-                    {
-                        let place = PathBuf::from(format!("{EDITABLE}/{bundled}"));
-                        bundled += 1;
-                        self.add_parents(&place.join("x"));
-                        self.add_source(&source, &place)?;
-                        let up = "../".repeat(site.components().count());
-                        lines.push(format!("{up}{}", place.display()));
-                        changed = true;
+                    editable::Line::Directory(named) => {
+                        let source = file.parent().unwrap_or(&file).join(&named);
+                        let real = source.canonicalize().unwrap_or_else(|_| source.clone());
+                        if let Some(below) = self.inside(&real) {
+                            if named.is_absolute() {
+                                lines.push(format!("{up}{}", below.display()));
+                                changed = true;
+                            } else {
+                                lines.push(line.to_owned());
+                            }
+                        } else if source.is_dir() {
+                            let place = PathBuf::from(format!("{EDITABLE}/{bundled}"));
+                            bundled += 1;
+                            self.add_parents(&place.join("x"));
+                            self.add_source(&source, &place)?;
+                            lines.push(format!("{up}{}", place.display()));
+                            changed = true;
+                        } else {
+                            lines.push(line.to_owned());
+                        }
                     }
-                    editable::Line::Finder(module) => {
-                        self.bundle_mapped(&site, &file, &module)?;
-                        changed = true;
+                    editable::Line::Import(module) => {
+                        if self.bundle_finder(&site, &file, &module)? {
+                            changed = true;
+                        } else {
+                            lines.push(line.to_owned());
+                        }
                     }
-                    _ => lines.push(line.to_owned()),
+                    editable::Line::Other => lines.push(line.to_owned()),
                 }
             }
             if changed {
@@ -71,27 +89,61 @@ impl Collector<'_> {
         Ok(())
     }
 
-    /// What setuptools' finder would find elsewhere, in the place of the finder.
-    fn bundle_mapped(&mut self, site: &Path, pth: &Path, module: &str) -> Result<(), Error> {
-        let finder = pth.with_file_name(format!("{module}.py"));
-        let text = fs::read_to_string(&finder).map_err(Error::io("read", &finder))?;
-        let mapping = editable::mapping(&text).ok_or_else(|| Error::Unsupported {
-            path: finder.clone(),
-            reason: "it is no finder of setuptools that this version knows".to_owned(),
-        })?;
+    /// Whether the module was a finder, whose packages lie in its place now.
+    fn bundle_finder(&mut self, site: &Path, pth: &Path, module: &str) -> Result<bool, Error> {
+        let file = pth.with_file_name(format!("{module}.py"));
+        let text = fs::read_to_string(&file).unwrap_or_default();
+        let mapping = match editable::finder(module, &text) {
+            editable::Finder::Mapping(mapping) => mapping,
+            editable::Finder::Builder(tool) => {
+                self.remarks.push(format!(
+                    "`{}` is an editable install by {tool}, whose finder cannot be moved: its package will not be found; install it without `-e`",
+                    pth.display()
+                ));
+                return Ok(false);
+            }
+            editable::Finder::None => return Ok(false),
+        };
         for (name, source) in mapping {
             let place = site.join(name.replace('.', "/"));
             self.add_parents(&place);
             if source.is_dir() {
-                self.put(&place, Kind::Directory, 0o755, None);
                 self.add_source(&source, &place)?;
-            } else {
-                let file = source.with_extension("py");
+                continue;
+            }
+            // A module that is one file, in Python or compiled.
+            let compiled = fs::read_dir(source.parent().unwrap_or(&source))
+                .into_iter()
+                .flatten()
+                .flatten()
+                .map(|entry| entry.path())
+                .filter(|path| {
+                    path.extension().is_some_and(|end| end == "so")
+                        && path
+                            .file_name()
+                            .map(|name| name.as_bytes().split(|&b| b == b'.').next())
+                            == source.file_name().map(|name| Some(name.as_bytes()))
+                });
+            let mut files: Vec<PathBuf> = compiled.collect();
+            files.sort();
+            let python = PathBuf::from(format!("{}.py", source.display()));
+            if python.is_file() {
+                files.push(python);
+            }
+            if files.is_empty() {
+                self.remarks.push(format!(
+                    "`{}` is an editable install of `{}`, where nothing is: left out",
+                    pth.display(),
+                    source.display()
+                ));
+            }
+            for file in files {
                 let metadata = fs::metadata(&file).map_err(Error::io("read", &file))?;
-                self.add(&file, &place.with_extension("py"), &metadata)?;
+                let name = file.file_name().unwrap_or_default();
+                self.add(&file, &place.with_file_name(name), &metadata)?;
             }
         }
-        Ok(())
+        Ok(true)
     }
 
     fn add_source(&mut self, source: &Path, place: &Path) -> Result<(), Error> {
@@ -99,11 +151,12 @@ impl Collector<'_> {
             "an editable install: `{}` is taken along",
             source.display()
         ));
-        let (prefix, source) = (self.prefix.clone(), source.to_path_buf());
+        let own = [self.prefix.clone(), self.base.clone()];
+        let source = source.canonicalize().map_err(Error::io("find", source))?;
         self.put(place, Kind::Directory, 0o755, None);
         self.add_tree(&source, place, &|path| {
             let real = path.strip_prefix(place).map(|below| source.join(below));
-            !editable::is_development(path) && real.is_ok_and(|real| real != prefix)
+            !editable::is_development(path) && real.is_ok_and(|real| !own.contains(&real))
         })
     }
 }

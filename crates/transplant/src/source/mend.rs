@@ -15,13 +15,25 @@ use crate::tree::Content;
 impl Collector<'_> {
     /// Nothing for a file that is of no use on another machine.
     pub(super) fn content(
-        &self,
+        &mut self,
         file: &Path,
         path: &Path,
         metadata: &fs::Metadata,
     ) -> Result<Option<Content>, Error> {
         let on_disk = || Content::OnDisk(file.to_path_buf());
         let extension = path.extension().map(OsStrExt::as_bytes);
+        let is_sysconfig = path
+            .file_name()
+            .is_some_and(|name| name.as_bytes().starts_with(b"_sysconfigdata"));
+        if is_sysconfig && let Some(base) = self.base.to_str().filter(|base| *base != "/usr") {
+            if extension == Some(b"pyc") {
+                return Ok(None);
+            }
+            let text = fs::read_to_string(file).map_err(Error::io("read", file))?;
+            if text.contains(base) {
+                return Ok(Some(Content::Made(sysconfig(&text, base))));
+            }
+        }
         if extension == Some(b"pyc") {
             return bytecode(self.version, file, path).map(|fate| match fate {
                 Bytecode::AsItIs => Some(on_disk()),
@@ -45,7 +57,9 @@ impl Collector<'_> {
         }
         let head = head(file, 4096)?;
         if head.starts_with(b"\x7fELF") {
-            let patches = elf::relocate(file, path, &[&self.prefix, &self.base])?;
+            let mut linked = elf::read(file, path, &|directory| self.inside(directory))?;
+            let patches = std::mem::take(&mut linked.patches);
+            self.linked.push((file.to_path_buf(), linked));
             return Ok(Some(if patches.is_empty() {
                 on_disk()
             } else {
@@ -90,14 +104,10 @@ impl Collector<'_> {
             (line, &bytes[end + 1..])
         };
         let interpreter = line.split_whitespace().next().unwrap_or("");
-        let named = Path::new(interpreter);
-        let name = [&self.prefix, &self.base].into_iter().find_map(|root| {
-            let below = named.strip_prefix(root.join("bin")).ok()?;
-            below
-                .to_str()
-                .filter(|name| !name.contains('/'))
-                .map(str::to_owned)
-        });
+        let name = self
+            .inside(Path::new(interpreter))
+            .and_then(|below| below.strip_prefix("bin").ok()?.to_str().map(str::to_owned))
+            .filter(|name| !name.contains('/'));
         let Some(name) = name.filter(|name| name.starts_with("python")) else {
             return Ok(None);
         };
@@ -108,6 +118,18 @@ impl Collector<'_> {
         made.extend_from_slice(rest);
         Ok(Some(made))
     }
+}
+
+/// The variables that Python was built with, which name the place that it was installed to.
+fn sysconfig(text: &str, base: &str) -> Vec<u8> {
+    const PLACE: &str = "@htmap-exec-prefix@";
+    let mut made = text.replace(base, PLACE);
+    made.push_str(&format!(
+        "\nimport sys\nbuild_time_vars = {{\n    \
+         name: value.replace('{PLACE}', sys.base_prefix) if isinstance(value, str) else value\n    \
+         for name, value in build_time_vars.items()\n}}\n"
+    ));
+    made.into_bytes()
 }
 
 pub(super) fn head(file: &Path, length: u64) -> Result<Vec<u8>, Error> {

@@ -9,6 +9,7 @@ mod bytecode;
 mod collector;
 mod editable;
 mod editables;
+mod libraries;
 mod mend;
 mod roots;
 mod system;
@@ -23,8 +24,9 @@ use self::system::is_system;
 use crate::error::Error;
 use crate::tree::{Content, Entry, Kind, refusal};
 
-pub(crate) use self::roots::roots;
-pub use self::system::LIBRARIES;
+pub(crate) use self::libraries::LIBRARIES;
+pub use self::libraries::library_path;
+pub(crate) use self::roots::{homes, roots};
 
 /// A tree that is ready to be packed.
 #[derive(Debug)]
@@ -60,11 +62,9 @@ pub type Excluded<'a> = &'a dyn Fn(&Path) -> bool;
 
 /// Collects everything that this interpreter needs.
 pub fn collect(interpreter: &Interpreter, excluded: Excluded<'_>) -> Result<Source, Error> {
-    let canonical = |path: &Path| path.canonicalize().map_err(Error::io("find", path));
-    let prefix = canonical(&interpreter.prefix)?;
-    let base = canonical(&interpreter.base_prefix)?;
     let name = format!("python{}", interpreter.version);
-    let mut collector = Collector::new(interpreter.version, &prefix, &base, excluded);
+    let mut collector = Collector::new(interpreter, excluded)?;
+    let (prefix, base) = (collector.prefix.clone(), collector.base.clone());
     let library = Path::new("lib").join(&name);
     let packages = library.join("site-packages");
     let in_venv = prefix != base;
@@ -95,9 +95,16 @@ pub fn collect(interpreter: &Interpreter, excluded: Excluded<'_>) -> Result<Sour
             collector.add_tree(&own, &place, &|_| true)?;
         }
     }
-    collector.bundle_editables()?;
-    collector.add_libraries()?;
     let python = format!("bin/{name}");
+    // By which scripts call it; a system's may lie elsewhere.
+    for also in ["bin/python", "bin/python3"] {
+        if !collector.has(Path::new(also)) {
+            let target = name.clone().into_bytes();
+            collector.put(Path::new(also), Kind::Symlink(target), 0o777, None);
+        }
+    }
+    collector.bundle_editables()?;
+    collector.add_libraries(&python)?;
     if !collector.has(Path::new(&python)) {
         return Err(Error::Unsupported {
             path: base.join(&python),

@@ -10,6 +10,14 @@ use super::system::is_system;
 
 /// The directories and files that [`super::collect`] looks at.
 pub(crate) fn roots(interpreter: &Interpreter) -> Vec<PathBuf> {
+    let mut roots = homes(interpreter);
+    roots.extend(editable_sources(interpreter));
+    roots.retain(|root| root.exists());
+    roots
+}
+
+/// Those that are the Python's own.
+pub(crate) fn homes(interpreter: &Interpreter) -> Vec<PathBuf> {
     let base = &interpreter.base_prefix;
     let mut roots = if is_system(base) {
         let name = format!("python{}", interpreter.version);
@@ -26,8 +34,6 @@ pub(crate) fn roots(interpreter: &Interpreter) -> Vec<PathBuf> {
     if interpreter.prefix != *base {
         roots.push(interpreter.prefix.clone());
     }
-    roots.extend(editable_sources(interpreter));
-    roots.retain(|root| root.exists());
     roots
 }
 
@@ -43,14 +49,16 @@ fn editable_sources(interpreter: &Interpreter) -> Vec<PathBuf> {
             found.push(directory.clone());
         }
         for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
-            let name = entry.file_name();
-            if name.to_str().is_some_and(|name| {
-                name.starts_with("__editable___") && name.ends_with("_finder.py")
-            }) {
-                let mapping = fs::read_to_string(entry.path())
-                    .ok()
-                    .and_then(|text| editable::mapping(&text));
-                for (_, source) in mapping.unwrap_or_default() {
+            let (name, path) = (entry.file_name(), entry.path());
+            let Some(module) = name.to_str().and_then(|name| name.strip_suffix(".py")) else {
+                continue;
+            };
+            if !module.contains("editable_") {
+                continue;
+            }
+            let text = fs::read_to_string(&path).unwrap_or_default();
+            if let editable::Finder::Mapping(mapping) = editable::finder(module, &text) {
+                for (_, source) in mapping {
                     found.push(if source.is_dir() {
                         source
                     } else {
