@@ -5,6 +5,7 @@
 //! the digest of what is in it. Nothing in an archive is trusted before it is checked.
 
 mod archive;
+mod check;
 mod elf;
 mod error;
 mod manifest;
@@ -16,6 +17,7 @@ mod unchanged;
 mod unpack;
 
 pub use archive::{Archive, Digest};
+pub use check::check;
 pub use error::Error;
 pub use manifest::Manifest;
 pub use pack::{Packed, pack};

@@ -81,9 +81,14 @@ fn build(options: &TransplantBuild) -> anyhow::Result<()> {
         }
         return Ok(());
     }
-    let source = transplant::collect(&interpreter, &|path| {
+    let mut source = transplant::collect(&interpreter, &|path| {
         patterns.iter().any(|pattern| pattern.matches_path(path))
     })?;
+    if !options.no_check {
+        source
+            .remarks
+            .extend(transplant::check(&interpreter, &source)?);
+    }
     for remark in &source.remarks {
         tracing::warn!("{remark}");
     }
