@@ -79,6 +79,9 @@ fn unpack(path: &Path, target: &Path) -> anyhow::Result<PathBuf> {
     fs::create_dir(target).with_context(|| format!("cannot make `{}`", target.display()))?;
     let begun = std::time::Instant::now();
     let unpacked = transplant::unpack(&archive, &file, target)?;
+    for left in transplant::apply(target)? {
+        tracing::warn!("{left}");
+    }
     tracing::info!(
         "unpacked {} files and directories in {:.1} s",
         unpacked.entries,

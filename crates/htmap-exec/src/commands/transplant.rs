@@ -282,6 +282,9 @@ fn unpack(directory: &Path, archive: &Path, target: &Path) -> anyhow::Result<()>
         bail!("`{}` is not empty: name a new directory", target.display());
     }
     transplant::unpack(&archive, &file, target)?;
+    for left in transplant::apply(target)? {
+        tracing::warn!("{left}");
+    }
     writeln!(
         io::stdout(),
         "{}",

@@ -79,6 +79,11 @@ impl<'a> Collector<'a> {
         self.found.contains_key(&key(path))
     }
 
+    /// Of a file.
+    pub(super) fn content_at(&self, path: &Path) -> Option<&Content> {
+        self.found.get(&key(path))?.1.as_ref()
+    }
+
     /// The directories above a path.
     pub(super) fn add_parents(&mut self, path: &Path) {
         let parents: Vec<&Path> = path

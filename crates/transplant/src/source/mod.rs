@@ -7,6 +7,7 @@
 
 mod bytecode;
 mod collector;
+mod conda;
 mod editable;
 mod editables;
 mod libraries;
@@ -105,6 +106,7 @@ pub fn collect(interpreter: &Interpreter, excluded: Excluded<'_>) -> Result<Sour
     }
     collector.bundle_editables()?;
     collector.add_libraries(&python)?;
+    collector.add_prefixes(&interpreter.base_prefix)?;
     if !collector.has(Path::new(&python)) {
         return Err(Error::Unsupported {
             path: base.join(&python),
