@@ -241,6 +241,10 @@ pub(crate) struct TransplantBuild {
     #[arg(long, value_name = "GLOB")]
     pub(crate) exclude: Vec<String>,
 
+    /// Do not start the packed Python to see whether it is the same in another place
+    #[arg(long)]
+    pub(crate) no_check: bool,
+
     /// Print JSON
     #[arg(long)]
     pub(crate) json: bool,

@@ -252,6 +252,7 @@ mod tests {
             prefix: site.to_path_buf(),
             base_prefix: site.to_path_buf(),
             sys_path: vec![site.to_path_buf()],
+            extension_suffix: String::new(),
             cloudpickle: None,
         }
     }

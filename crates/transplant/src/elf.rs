@@ -14,21 +14,33 @@ use goblin::elf::dynamic::{DT_RPATH, DT_RUNPATH};
 
 use crate::error::Error;
 
-/// The bytes to replace, and where. `path` is where the file will lie below the new root.
-pub(crate) fn relocate(
+/// What a program or library says of the libraries that it uses.
+#[derive(Debug, Default)]
+pub(crate) struct Linked {
+    /// The bytes to replace in its search paths, and where.
+    pub(crate) patches: Vec<(u64, Vec<u8>)>,
+    /// The names of the libraries.
+    pub(crate) needed: Vec<String>,
+    /// Where it looks for them first, as it was.
+    pub(crate) search: Vec<PathBuf>,
+}
+
+/// `path` is where the file will lie below the new root, and `inside` says where a directory will.
+pub(crate) fn read(
     file: &Path,
     path: &Path,
-    roots: &[&PathBuf],
-) -> Result<Vec<(u64, Vec<u8>)>, Error> {
+    inside: &dyn Fn(&Path) -> Option<PathBuf>,
+) -> Result<Linked, Error> {
     let bytes = fs::read(file).map_err(Error::io("read", file))?;
+    let mut linked = Linked::default();
     // What cannot be parsed is somebody's data, and goes along as it is.
     let Ok(elf) = Elf::parse(&bytes) else {
-        return Ok(Vec::new());
+        return Ok(linked);
     };
     let Some(dynamic) = &elf.dynamic else {
-        return Ok(Vec::new());
+        return Ok(linked);
     };
-    let mut patches = Vec::new();
+    linked.needed = elf.libraries.iter().map(|&name| name.to_owned()).collect();
     for entry in &dynamic.dyns {
         if entry.d_tag != DT_RPATH && entry.d_tag != DT_RUNPATH {
             continue;
@@ -39,9 +51,20 @@ pub(crate) fn relocate(
         else {
             continue;
         };
+        let origin = file.parent().unwrap_or(file);
+        linked.search.extend(old.split(':').map(|directory| {
+            PathBuf::from(
+                directory
+                    .replace("${ORIGIN}", "$ORIGIN")
+                    .replace("$ORIGIN", &origin.to_string_lossy()),
+            )
+        }));
         let new: Vec<String> = old
             .split(':')
-            .map(|directory| relative(directory, path, roots))
+            .map(|directory| {
+                inside(Path::new(directory))
+                    .map_or_else(|| directory.to_owned(), |below| relative(&below, path))
+            })
             .collect();
         let new = new.join(":");
         if new == old {
@@ -58,9 +81,9 @@ pub(crate) fn relocate(
         };
         let mut replacement = new.into_bytes();
         replacement.resize(old.len(), 0);
-        patches.push((place, replacement));
+        linked.patches.push((place, replacement));
     }
-    Ok(patches)
+    Ok(linked)
 }
 
 /// Where in the file the dynamic strings are.
@@ -73,26 +96,12 @@ fn string_table(elf: &Elf<'_>) -> Option<u64> {
     })
 }
 
-fn relative(directory: &str, path: &Path, roots: &[&PathBuf]) -> String {
-    for root in roots {
-        if let Ok(below) = Path::new(directory).strip_prefix(root) {
-            let up = "/..".repeat(path.components().count() - 1);
-            let below = String::from_utf8_lossy(below.as_os_str().as_bytes()).into_owned();
-            return format!("$ORIGIN{up}/{below}")
-                .trim_end_matches('/')
-                .to_owned();
-        }
-    }
-    directory.to_owned()
-}
-
-/// The libraries that a program or library names.
-pub(crate) fn needed(file: &Path) -> Result<Vec<String>, Error> {
-    let bytes = fs::read(file).map_err(Error::io("read", file))?;
-    Ok(Elf::parse(&bytes).map_or_else(
-        |_| Vec::new(),
-        |elf| elf.libraries.iter().map(|&name| name.to_owned()).collect(),
-    ))
+fn relative(below: &Path, path: &Path) -> String {
+    let up = "/..".repeat(path.components().count() - 1);
+    let below = String::from_utf8_lossy(below.as_os_str().as_bytes()).into_owned();
+    format!("$ORIGIN{up}/{below}")
+        .trim_end_matches('/')
+        .to_owned()
 }
 
 /// Whether it belongs to the C library, whose parts only work with each other and the node's loader.
@@ -113,18 +122,34 @@ pub(crate) fn is_of_libc(library: &str) -> bool {
     PARTS.iter().any(|part| library.starts_with(part)) || library.starts_with("libnss_")
 }
 
-/// Where the loader of this machine finds it.
-pub(crate) fn find(library: &str) -> Option<PathBuf> {
+/// Whether it fits the node's devices and their drivers, and so must be the node's own.
+pub(crate) fn is_of_node(library: &str) -> bool {
+    const PARTS: [&str; 7] = [
+        "libcuda.so",
+        "libnvidia-",
+        "libGL",
+        "libEGL",
+        "libOpenCL.so",
+        "libvulkan.so",
+        "libdrm",
+    ];
+    PARTS.iter().any(|part| library.starts_with(part))
+}
+
+/// Where the loader finds a library: in the directories that the file names, or the machine's own.
+pub(crate) fn find(library: &str, search: &[PathBuf]) -> Option<PathBuf> {
     let triplet = format!("{}-linux-gnu", std::env::consts::ARCH);
-    ["/lib", "/usr/lib"]
+    let own = ["/lib", "/usr/lib"].iter().flat_map(|root| {
+        [
+            Path::new(root).join(&triplet),
+            PathBuf::from(format!("{root}64")),
+            PathBuf::from(root),
+        ]
+    });
+    search
         .iter()
-        .flat_map(|root| {
-            [
-                Path::new(root).join(&triplet),
-                PathBuf::from(format!("{root}64")),
-                PathBuf::from(root),
-            ]
-        })
+        .cloned()
+        .chain(own)
         .map(|directory| directory.join(library))
         .find(|path| path.is_file())
 }

@@ -6,7 +6,8 @@ use htmap_exec_interpreter::Interpreter;
 use serde::{Deserialize, Serialize};
 
 use crate::audit::{Audit, audit};
-use crate::source::{LIBRARIES, Source};
+use crate::prefixes::RECORD;
+use crate::source::{COMMON, LIBRARIES, Source};
 
 /// Part of what the digest is made of: so it names nothing of the time, place or tool of its making.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -38,12 +39,18 @@ pub struct Manifest {
 /// What of the tree the variables of an activated environment depend on; so that activating does not
 /// have to look at a tree that may be one that is mounted.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+// Each is a fact of its own about the tree.
+#[allow(clippy::struct_excessive_bools)]
 #[serde(default)]
 pub struct Places {
     /// Whether conda manages it.
     pub conda: bool,
     /// Whether shared libraries of the operating system came along.
     pub libraries: bool,
+    /// Names of libraries that came along for nodes that lack one of them.
+    pub common: Vec<String>,
+    /// Whether there are files that name the place where they lie (`Prefixes`).
+    pub prefixes: bool,
     /// Whether there is a database of terminals.
     pub terminals: bool,
     /// Names of its libpython, in `lib`.
@@ -64,13 +71,18 @@ impl Places {
             match path {
                 "conda-meta" => found.conda = true,
                 LIBRARIES => found.libraries = true,
+                RECORD => found.prefixes = true,
                 "share/terminfo" => found.terminals = true,
                 "ssl/cacert.pem" => found.certificates.push(path.to_owned()),
                 _ if path.ends_with("/site-packages/certifi/cacert.pem") => {
                     found.certificates.push(path.to_owned());
                 }
                 _ => {
-                    if let Some(name) = path.strip_prefix("lib/libpython") {
+                    if let Some(name) = path.strip_prefix(COMMON)
+                        && let Some(name) = name.strip_prefix('/')
+                    {
+                        found.common.push(name.to_owned());
+                    } else if let Some(name) = path.strip_prefix("lib/libpython") {
                         if !name.contains('/') {
                             found.libpythons.push(format!("libpython{name}"));
                         }
@@ -108,7 +120,10 @@ impl Manifest {
     pub fn outside(&self) -> Option<&str> {
         let places = &self.places;
         let named = [&self.python].into_iter().chain(&places.scripts);
-        let named = named.chain(&places.certificates).chain(&places.libpythons);
+        let named = named
+            .chain(&places.certificates)
+            .chain(&places.libpythons)
+            .chain(&places.common);
         let is_below = |path: &str| {
             let mut names = Path::new(path).components();
             names.all(|name| matches!(name, Component::Normal(_)))

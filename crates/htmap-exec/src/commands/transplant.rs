@@ -81,9 +81,14 @@ fn build(options: &TransplantBuild) -> anyhow::Result<()> {
         }
         return Ok(());
     }
-    let source = transplant::collect(&interpreter, &|path| {
+    let mut source = transplant::collect(&interpreter, &|path| {
         patterns.iter().any(|pattern| pattern.matches_path(path))
     })?;
+    if !options.no_check {
+        source
+            .remarks
+            .extend(transplant::check(&interpreter, &source)?);
+    }
     for remark in &source.remarks {
         tracing::warn!("{remark}");
     }
@@ -280,6 +285,12 @@ fn unpack(directory: &Path, archive: &Path, target: &Path) -> anyhow::Result<()>
         bail!("`{}` is not empty: name a new directory", target.display());
     }
     transplant::unpack(&archive, &file, target)?;
+    let place = target
+        .canonicalize()
+        .with_context(|| format!("cannot find `{}`", target.display()))?;
+    for left in transplant::apply(target, &place)? {
+        tracing::warn!("{left}");
+    }
     writeln!(
         io::stdout(),
         "{}",

@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use htmap_exec_transplant::{LIBRARIES, Manifest, Places};
+use htmap_exec_transplant::{Manifest, Places, library_path};
 
 /// Names of another Python's doing: with them it would not be this one that runs, or not as packed.
 const FOREIGN: [&str; 10] = [
@@ -129,10 +129,7 @@ fn join(directories: &[PathBuf], rest: Option<OsString>) -> OsString {
 /// For the loader: libraries of the system that came along, and the tree's own libpython where another
 /// one of that name would be found first. Children of Python get it as well, so it is no more than that.
 fn libraries(root: &Path, places: &Places, outer: Option<&OsStr>) -> Vec<PathBuf> {
-    let mut found = Vec::new();
-    if places.libraries {
-        found.push(root.join(LIBRARIES));
-    }
+    let mut found = library_path(root, places.libraries, &places.common);
     // RUNPATH comes after LD_LIBRARY_PATH: https://man7.org/linux/man-pages/man8/ld.so.8.html
     let is_shadowed = |name: &String| {
         std::env::split_paths(outer.unwrap_or_default()).any(|each| each.join(name).exists())

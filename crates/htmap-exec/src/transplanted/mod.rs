@@ -176,6 +176,9 @@ fn unpacked(suited: &Suited<'_>) -> anyhow::Result<Option<Tree>> {
     let root = suited.new_root()?;
     let begun = Instant::now();
     let unpacked = transplant::unpack(&archive, &file, &root)?;
+    for left in transplant::apply(&root, &root)? {
+        tracing::warn!("{left}");
+    }
     tracing::info!(
         "unpacked {} files and directories in {:.1} s",
         unpacked.entries,

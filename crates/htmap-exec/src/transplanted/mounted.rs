@@ -18,6 +18,10 @@ pub(super) fn mounted(suited: &Suited<'_>) -> anyhow::Result<Option<Tree>> {
     {
         return Ok(None);
     }
+    if suited.manifest.places.prefixes {
+        tracing::info!("not mounted, since some of its files have to name their place");
+        return Ok(None);
+    }
     if !suited.manifest.places.scripts.is_empty() {
         // A shell of the node sources them, outside of the namespace.
         tracing::info!("not mounted, since its `activate.d` has scripts");

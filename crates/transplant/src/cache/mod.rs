@@ -26,6 +26,7 @@ use self::place::is_private;
 use self::ready::{check, publish};
 use crate::archive::{Archive, Digest};
 use crate::node::{no_room, room};
+use crate::prefixes::apply;
 use crate::unpack::unpack;
 
 const LOCK: &str = "lock";
@@ -182,6 +183,8 @@ impl Cache {
         let partial = entry.join(PARTIAL);
         let made = make(&partial, 0o755)
             .and_then(|()| unpack(&archive, &file, &partial).map_err(PassedOver::from))
+            .and_then(|_| apply(&partial, &entry.join(TREE)).map_err(PassedOver::from))
+            .inspect(|left| left.iter().for_each(|left| tracing::warn!("{left}")))
             .and_then(|_| publish(entry, &archive, boot));
         if let Err(error) = made {
             clear(entry, &mut lock)?;

@@ -1,0 +1,224 @@
+//! The tree as it is collected: directories, files and links of the old place, at their new paths.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Component, Path, PathBuf};
+
+use htmap_exec_interpreter::{Interpreter, PythonVersion};
+use walkdir::WalkDir;
+
+use super::Excluded;
+use crate::elf::Linked;
+use crate::error::Error;
+use crate::tree::{Content, Entry, Kind};
+
+pub(super) struct Collector<'a> {
+    pub(super) version: PythonVersion,
+    pub(super) prefix: PathBuf,
+    pub(super) base: PathBuf,
+    /// Both, and by the names that they were reached by.
+    places: Vec<PathBuf>,
+    /// The programs and libraries among the files, and what they need.
+    pub(super) linked: Vec<(PathBuf, Linked)>,
+    excluded: Excluded<'a>,
+    /// By path with NUL in the place of `/`: so a directory comes right before what is in it.
+    pub(super) found: BTreeMap<Vec<u8>, (Entry, Option<Content>)>,
+    pub(super) remarks: Vec<String>,
+}
+
+fn key(path: &Path) -> Vec<u8> {
+    path.as_os_str()
+        .as_bytes()
+        .iter()
+        .map(|&byte| if byte == b'/' { 0 } else { byte })
+        .collect()
+}
+
+impl<'a> Collector<'a> {
+    pub(super) fn new(interpreter: &Interpreter, excluded: Excluded<'a>) -> Result<Self, Error> {
+        let canonical = |path: &Path| path.canonicalize().map_err(Error::io("find", path));
+        let prefix = canonical(&interpreter.prefix)?;
+        let base = canonical(&interpreter.base_prefix)?;
+        let mut places = vec![prefix.clone(), base.clone()];
+        for named in [&interpreter.prefix, &interpreter.base_prefix] {
+            if !places.contains(named) {
+                places.push(named.clone());
+            }
+        }
+        Ok(Self {
+            version: interpreter.version,
+            prefix,
+            base,
+            places,
+            linked: Vec::new(),
+            excluded,
+            found: BTreeMap::new(),
+            remarks: Vec::new(),
+        })
+    }
+
+    /// Where below the root lies what had this absolute path, if it was in the environment. A home
+    /// directory is often reached through a link, so there are several paths to the same place.
+    pub(super) fn inside(&self, path: &Path) -> Option<PathBuf> {
+        if !path.is_absolute() {
+            return None;
+        }
+        let below = |path: &Path| {
+            let below = |root| path.strip_prefix(root).ok().map(Path::to_path_buf);
+            self.places.iter().find_map(below)
+        };
+        below(path).or_else(|| {
+            let (parent, name) = (path.parent()?, path.file_name()?);
+            below(&parent.canonicalize().ok()?.join(name))
+        })
+    }
+
+    pub(super) fn has(&self, path: &Path) -> bool {
+        self.found.contains_key(&key(path))
+    }
+
+    /// Of a file.
+    pub(super) fn content_at(&self, path: &Path) -> Option<&Content> {
+        self.found.get(&key(path))?.1.as_ref()
+    }
+
+    /// The directories above a path.
+    pub(super) fn add_parents(&mut self, path: &Path) {
+        let parents: Vec<&Path> = path
+            .ancestors()
+            .skip(1)
+            .filter(|parent| !parent.as_os_str().is_empty())
+            .collect();
+        for parent in parents.into_iter().rev() {
+            self.put(parent, Kind::Directory, 0o755, None);
+        }
+    }
+
+    pub(super) fn add_tree(
+        &mut self,
+        root: &Path,
+        at: &Path,
+        wanted: &dyn Fn(&Path) -> bool,
+    ) -> Result<(), Error> {
+        let excluded = self.excluded;
+        let walk = WalkDir::new(root)
+            .min_depth(1)
+            .sort_by_file_name()
+            .into_iter();
+        let relative = |path: &Path| at.join(path.strip_prefix(root).unwrap_or(path));
+        let walk = walk.filter_entry(|entry| {
+            let path = relative(entry.path());
+            wanted(&path) && !excluded(&path)
+        });
+        for entry in walk {
+            let entry = entry.map_err(|error| {
+                let path = error.path().unwrap_or(root).to_path_buf();
+                Error::io("read", &path)(error.into())
+            })?;
+            let path = relative(entry.path());
+            let metadata = entry
+                .metadata()
+                .map_err(|error| Error::io("read", entry.path())(error.into()))?;
+            self.add(entry.path(), &path, &metadata)?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn add(
+        &mut self,
+        file: &Path,
+        path: &Path,
+        metadata: &fs::Metadata,
+    ) -> Result<(), Error> {
+        let mode = metadata.permissions().mode();
+        if metadata.is_dir() {
+            self.put(path, Kind::Directory, 0o755, None);
+        } else if metadata.is_symlink() {
+            self.add_link(file, path)?;
+        } else if metadata.is_file() {
+            let content = self.content(file, path, metadata)?;
+            let Some(content) = content else {
+                return Ok(());
+            };
+            let size = match &content {
+                Content::Made(bytes) => bytes.len() as u64,
+                Content::OnDisk(_) | Content::Patched(..) => metadata.len(),
+            };
+            // What its owner may do everybody may, but write: another user may run it.
+            let mode = if mode & 0o100 == 0 { 0o644 } else { 0o755 };
+            self.put(path, Kind::File(size), mode, Some(content));
+        }
+        // Sockets and devices are no part of a Python.
+        Ok(())
+    }
+
+    pub(super) fn put(&mut self, path: &Path, kind: Kind, mode: u32, content: Option<Content>) {
+        let entry = Entry {
+            path: path.as_os_str().as_bytes().to_vec(),
+            kind,
+            mode,
+        };
+        self.found.insert(key(path), (entry, content));
+    }
+
+    /// A link within the tree becomes relative; what another one leads to is taken in its place.
+    fn add_link(&mut self, file: &Path, path: &Path) -> Result<(), Error> {
+        let target = fs::read_link(file).map_err(Error::io("read", file))?;
+        let inside = self.inside(&target).map(|below| {
+            let depth = path.components().count() - 1;
+            let mut relative = PathBuf::from("../".repeat(depth));
+            relative.push(below);
+            relative
+        });
+        let relative = if target.is_absolute() {
+            inside
+        } else {
+            stays_inside(path, &target).then(|| target.clone())
+        };
+        if let Some(relative) = relative {
+            self.put(
+                path,
+                Kind::Symlink(relative.into_os_string().into_vec()),
+                0o777,
+                None,
+            );
+            return Ok(());
+        }
+        match fs::metadata(file) {
+            Ok(metadata) if metadata.is_file() => self.add(file, path, &metadata),
+            Ok(metadata) if metadata.is_dir() => {
+                let real = file.canonicalize().map_err(Error::io("find", file))?;
+                self.put(path, Kind::Directory, 0o755, None);
+                self.remarks.push(format!(
+                    "`{}` is a link out of the environment: taken from `{}`",
+                    path.display(),
+                    real.display()
+                ));
+                self.add_tree(&real, path, &|_| true)
+            }
+            _ => {
+                self.remarks.push(format!(
+                    "`{}` is a link to nowhere (`{}`): left out",
+                    path.display(),
+                    target.display()
+                ));
+                Ok(())
+            }
+        }
+    }
+}
+
+fn stays_inside(path: &Path, target: &Path) -> bool {
+    let mut depth = path.components().count() - 1;
+    for component in target.components() {
+        match component {
+            Component::ParentDir if depth == 0 => return false,
+            Component::ParentDir => depth -= 1,
+            Component::CurDir => {}
+            _ => depth += 1,
+        }
+    }
+    true
+}
