@@ -137,7 +137,7 @@ class Job:
             try:
                 if during is not None:
                     during(process) if variables is not None else during()
-                process.wait(60)
+                process.wait(150)
             finally:
                 process.kill()
                 clean()
@@ -156,7 +156,7 @@ class Job:
         decode_ours(outcome)
         return outcome
 
-    def wait_for(self, name: str, seconds: float = 30) -> None:
+    def wait_for(self, name: str, seconds: float = 90) -> None:
         deadline = time.monotonic() + seconds
         while not (self.dir / name).exists():
             assert time.monotonic() < deadline, f"`{name}` was not made: {(self.base / 'stderr').read_text()}"
