@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import os
 import re
 import shutil
 import subprocess
@@ -109,8 +110,10 @@ def test_nodes_of_other_kinds(node: Node, archive: Path, tmp_path: Path, libc: s
     scratch = tmp_path / "scratch"
     shutil.copytree(node.scratch(SIMPLE).dir, scratch)
     shutil.copy(archive, scratch)
+    chroot = shutil.which("chroot", path=f"{os.defpath}:/usr/sbin:/sbin")
+    assert chroot
     words = ["/htmap-exec", "run", "--scratch", "/scratch", "--transplant", archive.name, "0"]
-    subprocess.run(["chroot", tmp_path, *words], env={}, check=True, stdout=subprocess.DEVNULL)
+    subprocess.run([chroot, tmp_path, *words], env={}, check=True, stdout=subprocess.DEVNULL)
     said = gzip.decompress((scratch / "_htmap_transfer" / "0.out").read_bytes()).decode(errors="replace")
     found = {"none": "none", "musl": "musl (`/lib/ld-musl-x86_64.so.1`)", "old": "2.17 (`/lib/libc.so.6`)"}[libc]
     assert f"and this node has {found}" in said
@@ -125,7 +128,9 @@ def test_a_scratch_directory_that_is_too_small(node: Node, archive: Path) -> Non
         scratch.undo.append(lambda: subprocess.run(["umount", "--lazy", scratch.dir], check=True))
         shutil.copytree(kept, scratch.dir, dirs_exist_ok=True)
 
-    outcome = node.run(archive, SIMPLE, prepare=mount)
+    # A mount takes no room, and leaves what there is to the result.
+    assert node.run(archive, SIMPLE, prepare=mount).status == "OK"
+    outcome = node.run(archive, SIMPLE, "--no-mount", prepare=mount)
     assert outcome.status == "ERR", outcome.dump()
     assert re.search(r"it needs \d+ MB, and `\S+` has \d MB left", outcome.report), outcome.report
     assert "request_disk" in outcome.report
@@ -142,8 +147,8 @@ def test_it_runs_as_if_activated(node: Node, archive: Path) -> None:
     assert seen["PYTHONNOUSERSITE"] == "1"
     assert not foreign.keys() & seen.keys()
     assert "/no/such" not in value["path"]
-    # What the job brought for programs of its own stays, and nothing is added that nobody needs.
-    assert seen["LD_LIBRARY_PATH"] == "/opt/own"
+    # What the job brought for programs of its own stays, after the libraries that came along.
+    assert seen["LD_LIBRARY_PATH"] == f"{value['prefix']}/lib/htmap-exec:/opt/own"
     assert seen["HTMAP_COMPONENT"] == "0"
     assert "PYTHONDONTWRITEBYTECODE" not in seen
     if Path("/etc/ssl/certs/ca-certificates.crt").exists():

@@ -16,15 +16,16 @@ const HOLDER: &str = "mount-holder";
 pub(super) fn mounted(suited: &Suited<'_>) -> anyhow::Result<Option<Tree>> {
     if !suited.request.may_mount || std::env::var_os(ENV_MOUNT).as_deref() == Some(OsStr::new("0"))
     {
+        tracing::info!("the transplant is unpacked, as is wished");
         return Ok(None);
     }
     if suited.manifest.places.prefixes {
-        tracing::info!("not mounted, since some of its files have to name their place");
+        tracing::info!("the transplant is not mounted, since some of its files have to name their place");
         return Ok(None);
     }
     if !suited.manifest.places.scripts.is_empty() {
         // A shell of the node sources them, outside of the namespace.
-        tracing::info!("not mounted, since its `activate.d` has scripts");
+        tracing::info!("the transplant is not mounted, since its `activate.d` has scripts");
         return Ok(None);
     }
     let begun = std::time::Instant::now();
@@ -33,7 +34,7 @@ pub(super) fn mounted(suited: &Suited<'_>) -> anyhow::Result<Option<Tree>> {
     let mounted = match transplant::mount(&Arc::new(archive), &file, &root, HOLDER) {
         Ok(mounted) => mounted,
         Err(refusal) => {
-            tracing::info!("cannot be mounted here, so it is unpacked: {refusal}");
+            tracing::info!("the transplant cannot be mounted here, so it is unpacked: {refusal}");
             return Ok(None);
         }
     };
@@ -41,7 +42,8 @@ pub(super) fn mounted(suited: &Suited<'_>) -> anyhow::Result<Option<Tree>> {
     tracing::info!("mounted the transplant in {seconds:.3} s");
     Ok(Some(Tree {
         root: root.clone(),
-        shared: true,
+        // Read-only by itself; what else Python imports may have its bytecode.
+        shared: false,
         keep: None,
         served: Some(Served {
             root,

@@ -21,6 +21,9 @@ const KEPT: usize = 8;
 /// How many frames may be read ahead before something is asked for again.
 const AHEAD: usize = 16;
 
+/// Bytes of the disk that are left to others.
+const SPARED: u64 = 256 << 20;
+
 /// Decompressed.
 type Frame = Arc<Vec<u8>>;
 
@@ -278,7 +281,10 @@ impl Content {
     /// Stores a frame. Where there is no room for it, it will be decompressed again.
     fn put_by(&self, index: usize, frame: &Frame) {
         let Some(store) = &self.store else { return };
-        if self.lock().stored[index] || store.write_all_at(frame, self.places[index]).is_err() {
+        if self.lock().stored[index]
+            || !has_room(store, frame.len() as u64)
+            || store.write_all_at(frame, self.places[index]).is_err()
+        {
             return;
         }
         let mut state = self.lock();
@@ -310,6 +316,14 @@ fn has_idle_processor() -> bool {
         .nth(3)
         .and_then(|threads| threads.split('/').next()?.parse().ok());
     running.is_none_or(|running: usize| running <= processors)
+}
+
+/// What the component itself is going to write, its result at least, goes before.
+fn has_room(store: &File, bytes: u64) -> bool {
+    nix::sys::statvfs::fstatvfs(store).is_ok_and(|disk| {
+        let free = disk.blocks_available().saturating_mul(disk.fragment_size());
+        free.saturating_sub(bytes) >= SPARED
+    })
 }
 
 /// The least recently used one goes.
