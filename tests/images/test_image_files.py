@@ -181,7 +181,8 @@ def stand_in(base: str, packed: Path, directory: Path) -> None:
     conda = directory / "context" / "conda"
     unpacked = run(binary(), "transplant", "unpack", packed, conda).stdout.strip()
     for name in ("python", "python3"):
-        (conda / "bin" / name).symlink_to(Path(unpacked).name)
+        if not (conda / "bin" / name).exists():
+            (conda / "bin" / name).symlink_to(Path(unpacked).name)
     # Debian's mark, which keeps pip from installing into it.
     for mark in conda.rglob("EXTERNALLY-MANAGED"):
         mark.unlink()
