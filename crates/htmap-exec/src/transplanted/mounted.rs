@@ -20,7 +20,9 @@ pub(super) fn mounted(suited: &Suited<'_>) -> anyhow::Result<Option<Tree>> {
         return Ok(None);
     }
     if suited.manifest.places.prefixes {
-        tracing::info!("the transplant is not mounted, since some of its files have to name their place");
+        tracing::info!(
+            "the transplant is not mounted, since some of its files have to name their place"
+        );
         return Ok(None);
     }
     if !suited.manifest.places.scripts.is_empty() {
