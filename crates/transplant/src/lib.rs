@@ -9,6 +9,7 @@ mod audit;
 mod cache;
 mod check;
 mod elf;
+mod encoding;
 mod error;
 mod frame;
 mod linkage;
