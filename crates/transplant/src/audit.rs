@@ -69,7 +69,7 @@ pub(crate) fn audit(source: &Source) -> Audit {
         if is_library {
             names.insert(name.to_vec());
         }
-        let (Some(Content::OnDisk(file) | Content::Patched(file, _)), true) =
+        let (Some(Content::OnDisk(file, _) | Content::Patched(file, ..)), true) =
             (content, is_library || entry.mode & 0o111 != 0)
         else {
             continue;
@@ -261,7 +261,7 @@ fn below(directory: &[u8], path: &str) -> Option<Vec<u8>> {
 
 fn text(content: Option<&Content>) -> String {
     let bytes = match content {
-        Some(Content::OnDisk(path) | Content::Patched(path, _)) => {
+        Some(Content::OnDisk(path, _) | Content::Patched(path, ..)) => {
             fs::read(path).unwrap_or_default()
         }
         Some(Content::Made(bytes)) => bytes.clone(),

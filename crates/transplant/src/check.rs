@@ -216,7 +216,7 @@ fn copy(source: &Source, interpreter: &Interpreter, root: &Path) -> Result<(), E
                 let parent = path.iter().rposition(|&byte| byte == b'/').unwrap_or(0);
                 waiting.push([&path[..parent], b"/", target].concat());
             }
-            (_, Some(Content::OnDisk(file) | Content::Patched(file, _))) => {
+            (_, Some(Content::OnDisk(file, _) | Content::Patched(file, ..))) => {
                 let linked = elf::read(file, Path::new(OsStr::from_bytes(&path)), &|_| None)?;
                 for library in linked.needed {
                     waiting.push(format!("lib/{library}").into_bytes());
@@ -250,8 +250,8 @@ fn write(kind: &Kind, content: Option<&Content>, mode: u32, place: &Path) -> Res
         (Kind::File(_), Some(content)) => {
             let bytes = match content {
                 Content::Made(bytes) => bytes.clone(),
-                Content::OnDisk(file) => fs::read(file).map_err(Error::io("read", file))?,
-                Content::Patched(file, patches) => {
+                Content::OnDisk(file, _) => fs::read(file).map_err(Error::io("read", file))?,
+                Content::Patched(file, _, patches) => {
                     let mut bytes = fs::read(file).map_err(Error::io("read", file))?;
                     for (at, patch) in patches {
                         let at = usize::try_from(*at).unwrap_or(usize::MAX);

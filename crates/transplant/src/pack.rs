@@ -5,6 +5,7 @@
 
 use std::fs::File;
 use std::io::{self, Read as _, Seek as _, SeekFrom, Write};
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Condvar, Mutex};
@@ -12,14 +13,18 @@ use std::sync::{Condvar, Mutex};
 use sha2::{Digest as _, Sha256};
 
 use crate::archive::{self, Digest, FRAME, Frame, Place};
+use crate::encoding::{put, put_bytes};
 use crate::error::Error;
+use crate::memory::{self, Kept, Key, Memory};
 use crate::order::order;
-use crate::tree::{Content, Entry, Kind};
+use crate::tree::{Content, Entry, Kind, Stamp};
 
 /// Of every file: when it was installed is not part of an environment. 2020-01-01.
 pub(crate) const MTIME: i64 = 1_577_836_800;
 /// How many finished frames may wait for the one before them.
 const AHEAD: usize = 16;
+/// Of one frame; smaller ones compress less well.
+const LEAST: u64 = 512 << 10;
 /// A tar ends with two blocks of zeros.
 const END: usize = 1024;
 const BLOCK: u64 = 512;
@@ -33,6 +38,7 @@ pub struct Packed {
     pub size: u64,
     /// Bytes of the files in it.
     pub content: u64,
+    pub(crate) frames: Vec<Kept>,
 }
 
 /// Some of the tar, in one frame.
@@ -56,6 +62,7 @@ pub fn pack(
     contents: &[Option<Content>],
     out: &mut (impl Write + Send),
     level: i32,
+    memory: &Memory,
     progress: &(dyn Fn(u64) + Sync),
 ) -> Result<Packed, Error> {
     let headers: Vec<Vec<u8>> = entries
@@ -64,8 +71,14 @@ pub fn pack(
         .collect::<io::Result<_>>()
         .map_err(Error::io("name", Path::new("the archive's entries")))?;
     let (plan, places) = plan(entries, &headers);
-    let mut frames = Vec::with_capacity(plan.len());
-    let mut begin = 0;
+    let mut kept_frames = Vec::with_capacity(plan.len());
+    let source_of = |index: usize| -> Key {
+        let mut bytes = Vec::new();
+        for part in &plan[index] {
+            describe(part, &headers, contents, &mut bytes);
+        }
+        memory::key(&[&bytes])
+    };
     let fill = |index: usize, raw: &mut Vec<u8>| -> Result<(), Error> {
         raw.clear();
         for part in &plan[index] {
@@ -77,10 +90,8 @@ pub fn pack(
                     from,
                     length,
                 } => {
-                    if let (Some(content), Kind::File(size)) =
-                        (&contents[entry], &entries[entry].kind)
-                    {
-                        read(content, *size, from, length, raw)?;
+                    if let Some(content) = &contents[entry] {
+                        read(content, from, length, raw)?;
                     }
                 }
             }
@@ -96,32 +107,44 @@ pub fn pack(
             Ok((compressor, Vec::with_capacity(FRAME + (64 << 10))))
         },
         |(compressor, raw), index| {
+            let source = source_of(index);
+            if let Some((kept, bytes)) = memory.frame(&source) {
+                progress(kept.frame.length);
+                return Ok((kept, bytes));
+            }
             fill(index, raw)?;
             let digest = Sha256::digest(&*raw).into();
             let bytes = compressor
                 .compress(raw)
                 .map_err(Error::io("compress", Path::new("a frame")))?;
             progress(raw.len() as u64);
-            Ok((raw.len() as u64, digest, bytes))
+            let kept = Kept {
+                source,
+                frame: Frame {
+                    length: raw.len() as u64,
+                    digest,
+                    compressed: bytes.len() as u64,
+                },
+                checksum: crc32fast::hash(&bytes),
+            };
+            Ok((kept, bytes))
         },
-        |(length, digest, bytes): (u64, [u8; 32], Vec<u8>)| {
+        |(kept, bytes): (Kept, Vec<u8>)| {
             out.write_all(&bytes)
                 .map_err(Error::io("write", Path::new("the archive")))?;
-            begin += bytes.len() as u64;
-            frames.push(Frame {
-                length,
-                digest,
-                compressed: bytes.len() as u64,
-            });
+            kept_frames.push(kept);
             Ok(())
         },
     )?;
+    let frames: Vec<Frame> = kept_frames.iter().map(|kept| kept.frame.clone()).collect();
+    let begin = frames.iter().map(|frame| frame.compressed).sum();
     let (index, digest) = archive::encode(manifest, entries, &places, &frames, begin)
         .map_err(Error::io("write", Path::new("the archive's index")))?;
     out.write_all(&index)
         .and_then(|()| out.flush())
         .map_err(Error::io("write", Path::new("the archive")))?;
     Ok(Packed {
+        frames: kept_frames,
         digest,
         size: begin + index.len() as u64,
         content: entries
@@ -241,8 +264,10 @@ fn plan(entries: &[Entry], headers: &[Vec<u8>]) -> (Vec<Vec<Part>>, Vec<Option<P
             0
         };
         let whole = headers[index].len() as u64 + size.next_multiple_of(BLOCK);
-        // A file that fits into a frame lies in one.
-        if filled > 0 && filled + whole > FRAME as u64 {
+        // A file that fits into a frame lies in one. Where else a frame ends is a matter of paths, so
+        // that a change does not move the ends of all frames behind it.
+        let is_full = filled + whole > FRAME as u64;
+        if filled > 0 && (is_full || filled >= LEAST && is_an_end(&entry.path)) {
             frames.push(Vec::new());
             filled = 0;
         }
@@ -285,9 +310,49 @@ fn plan(entries: &[Entry], headers: &[Vec<u8>]) -> (Vec<Vec<Part>>, Vec<Option<P
     (frames, places)
 }
 
+/// For one path in sixteen: FNV-1a, <http://www.isthe.com/chongo/tech/comp/fnv/>.
+fn is_an_end(path: &[u8]) -> bool {
+    let hash = path.iter().fold(0xcbf2_9ce4_8422_2325_u64, |hash, &byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
+    });
+    // The lowest bits of a product know the lowest of its factors only.
+    hash >> 60 == 0
+}
+
+/// All that a part's bytes depend on.
+fn describe(part: &Part, headers: &[Vec<u8>], contents: &[Option<Content>], out: &mut Vec<u8>) {
+    match *part {
+        Part::Header(entry) => put_bytes(out, &headers[entry]),
+        Part::Zeros(count) => put(out, count as u64),
+        Part::Data {
+            entry,
+            from,
+            length,
+        } => {
+            put(out, from);
+            put(out, length);
+            match &contents[entry] {
+                Some(Content::Made(bytes)) => put_bytes(out, bytes),
+                Some(Content::OnDisk(path, stamp)) => {
+                    put_bytes(out, path.as_os_str().as_bytes());
+                    out.extend_from_slice(&stamp.bytes());
+                }
+                Some(Content::Patched(path, stamp, patches)) => {
+                    put_bytes(out, path.as_os_str().as_bytes());
+                    out.extend_from_slice(&stamp.bytes());
+                    for (at, bytes) in patches {
+                        put(out, *at);
+                        put_bytes(out, bytes);
+                    }
+                }
+                None => {}
+            }
+        }
+    }
+}
+
 /// The blocks before the data of an entry: longer than one for a long path.
 fn header(entry: &Entry) -> io::Result<Vec<u8>> {
-    use std::os::unix::ffi::OsStrExt as _;
     let path = Path::new(std::ffi::OsStr::from_bytes(&entry.path));
     let mut header = tar::Header::new_gnu();
     header.set_mode(entry.mode);
@@ -316,22 +381,16 @@ fn header(entry: &Entry) -> io::Result<Vec<u8>> {
     Ok(builder.get_ref().clone())
 }
 
-fn read(
-    content: &Content,
-    size: u64,
-    from: u64,
-    length: u64,
-    raw: &mut Vec<u8>,
-) -> Result<(), Error> {
-    let (path, patches): (&PathBuf, &[(u64, Vec<u8>)]) = match content {
+fn read(content: &Content, from: u64, length: u64, raw: &mut Vec<u8>) -> Result<(), Error> {
+    let (path, stamp, patches): (&PathBuf, Stamp, &[(u64, Vec<u8>)]) = match content {
         Content::Made(bytes) => {
             let from = usize::try_from(from).expect("it is in memory");
             let length = usize::try_from(length).expect("it is in memory");
             raw.extend_from_slice(&bytes[from..from + length]);
             return Ok(());
         }
-        Content::OnDisk(path) => (path, &[]),
-        Content::Patched(path, patches) => (path, patches),
+        Content::OnDisk(path, stamp) => (path, *stamp, &[]),
+        Content::Patched(path, stamp, patches) => (path, *stamp, patches),
     };
     let mut file = File::open(path).map_err(Error::io("read", path))?;
     if from > 0 {
@@ -339,14 +398,12 @@ fn read(
             .map_err(Error::io("read", path))?;
     }
     let begin = raw.len();
-    let last = from + length == size;
-    // One byte more than there should be, so that a file that has grown is noticed.
-    let limit = length + u64::from(last);
     io::Read::by_ref(&mut file)
-        .take(limit)
+        .take(length)
         .read_to_end(raw)
         .map_err(Error::io("read", path))?;
-    if (raw.len() - begin) as u64 != length {
+    let metadata = file.metadata().map_err(Error::io("read", path))?;
+    if (raw.len() - begin) as u64 != length || Stamp::of(&metadata) != stamp {
         return Err(Error::Changed { path: path.clone() });
     }
     for (place, bytes) in patches {

@@ -11,8 +11,11 @@ use std::path::{Path, PathBuf};
 use crate::archive::{Archive, Digest};
 use crate::error::Error;
 use crate::manifest::Manifest;
+use crate::memory::Memory;
 use crate::pack::{Packed, pack};
 use crate::source::Source;
+
+const UNFINISHED: &str = ".making-";
 
 /// Writes an archive into `directory`, under its name. Two at once, or a kill at any moment, leave a
 /// whole archive or none.
@@ -21,9 +24,11 @@ pub fn build(
     manifest: &Manifest,
     source: &Source,
     level: i32,
+    memory: &Memory,
     progress: &(dyn Fn(u64) + Sync),
 ) -> Result<(PathBuf, Packed), Error> {
     fs::create_dir_all(directory).map_err(Error::io("make", directory))?;
+    remove_leftovers(directory);
     let json = serde_json::to_vec(manifest).expect("text and lists of text");
     let mut file = unfinished(directory)?;
     let packed = pack(
@@ -32,6 +37,7 @@ pub fn build(
         &source.contents,
         &mut file,
         level,
+        memory,
         progress,
     )?;
     let path = directory.join(packed.digest.to_string());
@@ -45,12 +51,36 @@ pub fn build(
     Ok((path, packed))
 }
 
+/// Locked for as long as somebody writes it.
 fn unfinished(directory: &Path) -> Result<tempfile::NamedTempFile, Error> {
-    tempfile::Builder::new()
-        .prefix(".making-")
+    let file = tempfile::Builder::new()
+        .prefix(UNFINISHED)
         .suffix(".pip")
         .tempfile_in(directory)
-        .map_err(Error::io("write into", directory))
+        .map_err(Error::io("write into", directory))?;
+    // Where there are no locks, leftovers stay.
+    file.as_file().try_lock().ok();
+    Ok(file)
+}
+
+/// Of builds that were killed.
+fn remove_leftovers(directory: &Path) {
+    for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
+        let path = entry.path();
+        let is_unfinished = entry.file_name().to_string_lossy().starts_with(UNFINISHED);
+        // Between its making and its lock a file is empty, and young.
+        let is_old = entry
+            .metadata()
+            .and_then(|metadata| metadata.modified())
+            .is_ok_and(|time| time.elapsed().is_ok_and(|age| age.as_secs() >= 1));
+        if is_unfinished
+            && is_old
+            && let Ok(file) = fs::File::open(&path)
+            && file.try_lock().is_ok()
+        {
+            fs::remove_file(&path).ok();
+        }
+    }
 }
 
 fn publish(file: tempfile::NamedTempFile, path: &Path) -> Result<(), Error> {

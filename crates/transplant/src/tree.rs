@@ -4,6 +4,8 @@
 //! directory before what is in it.
 
 use std::collections::HashMap;
+use std::fs::Metadata;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::PathBuf;
 
 /// One thing in the tree.
@@ -28,13 +30,42 @@ pub enum Kind {
     Symlink(Vec<u8>),
 }
 
+/// What tells whether a file is still as it was: a change time cannot be set back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stamp([u64; 6]);
+
+impl Stamp {
+    /// Of a file that was looked at.
+    pub fn of(metadata: &Metadata) -> Self {
+        Self([
+            metadata.size(),
+            metadata.ino(),
+            metadata.mtime().cast_unsigned(),
+            metadata.mtime_nsec().cast_unsigned(),
+            metadata.ctime().cast_unsigned(),
+            metadata.ctime_nsec().cast_unsigned(),
+        ])
+    }
+
+    pub(crate) fn bytes(&self) -> [u8; 48] {
+        let mut bytes = [0; 48];
+        for (place, number) in bytes.chunks_exact_mut(8).zip(self.0) {
+            place.copy_from_slice(&number.to_le_bytes());
+        }
+        bytes
+    }
+}
+
+/// Bytes in the place of others, by where they begin.
+pub(crate) type Patches = Vec<(u64, Vec<u8>)>;
+
 /// Where the bytes of a file come from.
 #[derive(Debug, Clone)]
 pub enum Content {
     /// As they lie on disk.
-    OnDisk(PathBuf),
+    OnDisk(PathBuf, Stamp),
     /// As they are on disk, but for some bytes at some places.
-    Patched(PathBuf, Vec<(u64, Vec<u8>)>),
+    Patched(PathBuf, Stamp, Patches),
     /// Made for the archive.
     Made(Vec<u8>),
 }

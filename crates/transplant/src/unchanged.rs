@@ -16,6 +16,7 @@ use walkdir::WalkDir;
 use crate::archive::Digest;
 use crate::error::Error;
 use crate::source;
+use crate::tree::Stamp;
 
 /// The metadata of all that [`crate::collect`] looks at, and `how` it is packed, as one digest.
 pub fn fingerprint(interpreter: &Interpreter, how: &str) -> Result<Digest, Error> {
@@ -40,15 +41,7 @@ pub fn fingerprint(interpreter: &Interpreter, how: &str) -> Result<Digest, Error
             put(&metadata.mode().to_le_bytes());
             // Python writes new `.pyc` files into a directory; they show by themselves.
             if !metadata.is_dir() {
-                for number in [
-                    metadata.size(),
-                    metadata.ino(),
-                    metadata.mtime().cast_unsigned(),
-                    metadata.ctime().cast_unsigned(),
-                    metadata.ctime_nsec().cast_unsigned(),
-                ] {
-                    put(&number.to_le_bytes());
-                }
+                put(&Stamp::of(&metadata).bytes());
             }
         }
     }

@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use anyhow::{Context as _, bail};
 use htmap_exec_interpreter::{Distributions, probe};
-use htmap_exec_transplant::{self as transplant, Archive, Manifest};
+use htmap_exec_transplant::{self as transplant, Archive, Manifest, Memory};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::{Value, json};
 
@@ -62,6 +62,7 @@ fn build(options: &TransplantBuild) -> anyhow::Result<()> {
         .collect::<anyhow::Result<Vec<_>>>()?;
     let how = format!("level {} exclude {:?}", options.level, options.exclude);
     let fingerprint = transplant::fingerprint(&interpreter, &how)?;
+    tracing::debug!("looked at all files after {:.2?}", begun.elapsed());
     let cache = cache();
     let recalled = cache
         .as_ref()
@@ -81,14 +82,19 @@ fn build(options: &TransplantBuild) -> anyhow::Result<()> {
         }
         return Ok(());
     }
-    let mut source = transplant::collect(&interpreter, &|path| {
-        patterns.iter().any(|pattern| pattern.matches_path(path))
-    })?;
+    let place = cache
+        .as_ref()
+        .map(|cache| transplant::place(cache, &interpreter, &how));
+    let memory = place.as_deref().map_or_else(Memory::default, Memory::load);
+    let excluded = |path: &Path| patterns.iter().any(|pattern| pattern.matches_path(path));
+    let mut source = transplant::collect(&interpreter, &excluded)?;
+    tracing::debug!("collected after {:.2?}", begun.elapsed());
     if !options.no_check {
         source
             .remarks
             .extend(transplant::check(&interpreter, &source)?);
     }
+    tracing::debug!("checked after {:.2?}", begun.elapsed());
     for remark in &source.remarks {
         tracing::warn!("{remark}");
     }
@@ -107,13 +113,19 @@ fn build(options: &TransplantBuild) -> anyhow::Result<()> {
         ProgressStyle::with_template("packing {wide_bar} {bytes}/{total_bytes}")
             .expect("a fixed template"),
     );
-    let (path, packed) =
-        transplant::build(&directory, &manifest, &source, options.level, &|bytes| {
-            bar.inc(bytes);
-        })?;
+    let (path, packed) = transplant::build(
+        &directory,
+        &manifest,
+        &source,
+        options.level,
+        &memory,
+        &|bytes| bar.inc(bytes),
+    )?;
     bar.finish_and_clear();
-    if let Some(cache) = &cache
+    tracing::debug!("packed after {:.2?}", begun.elapsed());
+    if let (Some(cache), Some(place)) = (&cache, &place)
         && let Err(error) = transplant::remember(cache, fingerprint, packed.digest)
+            .and_then(|()| transplant::keep(place, &path, &packed))
     {
         tracing::warn!(
             "cannot remember the archive in `{}`: {error}",

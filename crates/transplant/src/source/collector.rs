@@ -144,7 +144,7 @@ impl<'a> Collector<'a> {
             };
             let size = match &content {
                 Content::Made(bytes) => bytes.len() as u64,
-                Content::OnDisk(_) | Content::Patched(..) => metadata.len(),
+                Content::OnDisk(..) | Content::Patched(..) => metadata.len(),
             };
             // What its owner may do everybody may, but write: another user may run it.
             let mode = if mode & 0o100 == 0 { 0o644 } else { 0o755 };

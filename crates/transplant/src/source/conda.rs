@@ -66,8 +66,8 @@ impl Collector<'_> {
                     continue;
                 };
                 let (path, patches) = match self.content_at(Path::new(&installed.path)) {
-                    Some(Content::OnDisk(path)) => (path, &[][..]),
-                    Some(Content::Patched(path, patches)) => (path, patches.as_slice()),
+                    Some(Content::OnDisk(path, _)) => (path, &[][..]),
+                    Some(Content::Patched(path, _, patches)) => (path, patches.as_slice()),
                     // Made to fit any place already, or excluded.
                     Some(Content::Made(_)) | None => continue,
                 };

@@ -26,7 +26,7 @@ impl Collector<'_> {
             .found
             .values()
             .filter_map(|(entry, content)| match content {
-                Some(Content::OnDisk(file)) if is_pth(entry) => {
+                Some(Content::OnDisk(file, _)) if is_pth(entry) => {
                     Some((PathBuf::from(OsStr::from_bytes(&entry.path)), file.clone()))
                 }
                 _ => None,

@@ -10,7 +10,7 @@ use super::collector::Collector;
 use crate::elf;
 use crate::error::Error;
 use crate::pack::MTIME;
-use crate::tree::Content;
+use crate::tree::{Content, Stamp};
 
 impl Collector<'_> {
     /// Nothing for a file that is of no use on another machine.
@@ -20,7 +20,8 @@ impl Collector<'_> {
         path: &Path,
         metadata: &fs::Metadata,
     ) -> Result<Option<Content>, Error> {
-        let on_disk = || Content::OnDisk(file.to_path_buf());
+        let stamp = Stamp::of(metadata);
+        let on_disk = || Content::OnDisk(file.to_path_buf(), stamp);
         let extension = path.extension().map(OsStrExt::as_bytes);
         let is_sysconfig = path
             .file_name()
@@ -43,7 +44,11 @@ impl Collector<'_> {
                         .expect("before 2106")
                         .to_le_bytes()
                         .to_vec();
-                    Some(Content::Patched(file.to_path_buf(), vec![(at, time)]))
+                    Some(Content::Patched(
+                        file.to_path_buf(),
+                        stamp,
+                        vec![(at, time)],
+                    ))
                 }
             });
         }
@@ -63,7 +68,7 @@ impl Collector<'_> {
             return Ok(Some(if patches.is_empty() {
                 on_disk()
             } else {
-                Content::Patched(file.to_path_buf(), patches)
+                Content::Patched(file.to_path_buf(), stamp, patches)
             }));
         }
         if in_bin
