@@ -5,14 +5,11 @@
 //! relative to the program itself. It is replaced in place, which needs no other change to the file
 //! as long as it does not get longer.
 
-use std::fs;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
-use goblin::elf::Elf;
-use goblin::elf::dynamic::{DT_RPATH, DT_RUNPATH};
-
 use crate::error::Error;
+use crate::linkage;
 
 /// What a program or library says of the libraries that it uses.
 #[derive(Debug, Default)]
@@ -31,26 +28,14 @@ pub(crate) fn read(
     path: &Path,
     inside: &dyn Fn(&Path) -> Option<PathBuf>,
 ) -> Result<Linked, Error> {
-    let bytes = fs::read(file).map_err(Error::io("read", file))?;
-    let mut linked = Linked::default();
     // What cannot be parsed is somebody's data, and goes along as it is.
-    let Ok(elf) = Elf::parse(&bytes) else {
-        return Ok(linked);
+    let linkage = linkage::read(file).map_err(Error::io("read", file))?;
+    let linkage = linkage.unwrap_or_default();
+    let mut linked = Linked {
+        needed: linkage.needed,
+        ..Linked::default()
     };
-    let Some(dynamic) = &elf.dynamic else {
-        return Ok(linked);
-    };
-    linked.needed = elf.libraries.iter().map(|&name| name.to_owned()).collect();
-    for entry in &dynamic.dyns {
-        if entry.d_tag != DT_RPATH && entry.d_tag != DT_RUNPATH {
-            continue;
-        }
-        let Some(old) = usize::try_from(entry.d_val)
-            .ok()
-            .and_then(|at| elf.dynstrtab.get_at(at))
-        else {
-            continue;
-        };
+    for (place, old) in linkage.search {
         let origin = file.parent().unwrap_or(file);
         linked.search.extend(old.split(':').map(|directory| {
             PathBuf::from(
@@ -70,30 +55,19 @@ pub(crate) fn read(
         if new == old {
             continue;
         }
-        let place = string_table(&elf).and_then(|table| table.checked_add(entry.d_val));
-        let (Some(place), true) = (place, new.len() <= old.len()) else {
+        if new.len() > old.len() {
             return Err(Error::Unsupported {
                 path: file.to_path_buf(),
                 reason: format!(
                     "its library search path `{old}` cannot be made relative: there is no room for `{new}`"
                 ),
             });
-        };
+        }
         let mut replacement = new.into_bytes();
         replacement.resize(old.len(), 0);
         linked.patches.push((place, replacement));
     }
     Ok(linked)
-}
-
-/// Where in the file the dynamic strings are.
-fn string_table(elf: &Elf<'_>) -> Option<u64> {
-    let address = u64::try_from(elf.dynamic.as_ref()?.info.strtab).ok()?;
-    elf.program_headers.iter().find_map(|header| {
-        let within = header.p_type == goblin::elf::program_header::PT_LOAD
-            && (header.p_vaddr..header.p_vaddr + header.p_filesz).contains(&address);
-        within.then(|| header.p_offset + (address - header.p_vaddr))
-    })
 }
 
 fn relative(below: &Path, path: &Path) -> String {

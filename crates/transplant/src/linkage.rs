@@ -12,7 +12,8 @@ use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 
 use goblin::elf::dynamic::{
-    DT_NEEDED, DT_NULL, DT_SONAME, DT_STRSZ, DT_STRTAB, DT_VERNEED, DT_VERNEEDNUM,
+    DT_NEEDED, DT_NULL, DT_RPATH, DT_RUNPATH, DT_SONAME, DT_STRSZ, DT_STRTAB, DT_VERNEED,
+    DT_VERNEEDNUM,
 };
 use goblin::elf::header::{EM_AARCH64, EM_X86_64};
 use goblin::elf::program_header::{PT_DYNAMIC, PT_INTERP, PT_LOAD, PT_NOTE};
@@ -33,6 +34,8 @@ pub(crate) struct Linkage {
     pub(crate) loader: Option<String>,
     /// Libraries, by name.
     pub(crate) needed: Vec<String>,
+    /// Where it looks for them first: lists of directories, and where in the file each stands.
+    pub(crate) search: Vec<(u64, String)>,
     /// Versions of symbols, such as `GLIBC_2.34`, each with the library that is to have it.
     pub(crate) versions: Vec<(String, String)>,
     /// The x86-64 level, if the linker noted one.
@@ -116,25 +119,33 @@ fn parse(header: &[u8; 64], read: Read<'_>) -> Option<Linkage> {
             .find(|(tag, _)| *tag == wanted)
             .map(|(_, value)| *value)
     };
-    // A table that is named by where it will be in memory, as far as its segment goes.
-    let table = |address: u64, length: Option<u64>| {
+    // A table is named by where it will be in memory: where it is in the file, and how far its segment
+    // goes.
+    let place = |address: u64| {
         let segment = segments.iter().find(|each| {
             each.kind == PT_LOAD
                 && (each.address..each.address.saturating_add(each.length)).contains(&address)
         })?;
         let within = address - segment.address;
-        read(
-            segment.offset + within,
-            length.unwrap_or(segment.length - within),
-        )
+        Some((segment.offset.checked_add(within)?, segment.length - within))
     };
-    let strings = table(value(DT_STRTAB)?, value(DT_STRSZ))?;
+    let table = |address: u64, length: Option<u64>| {
+        let (offset, rest) = place(address)?;
+        read(offset, length.unwrap_or(rest))
+    };
+    let strings_at = value(DT_STRTAB)?;
+    let strings = table(strings_at, value(DT_STRSZ))?;
     let string = |at: u64| text(&strings, usize::try_from(at).ok()?);
     linkage.soname = value(DT_SONAME).and_then(string);
     linkage.needed = dynamic
         .iter()
         .filter(|(tag, _)| *tag == DT_NEEDED)
         .filter_map(|(_, at)| string(*at))
+        .collect();
+    linkage.search = dynamic
+        .iter()
+        .filter(|(tag, _)| *tag == DT_RPATH || *tag == DT_RUNPATH)
+        .filter_map(|(_, at)| Some((place(strings_at)?.0.checked_add(*at)?, string(*at)?)))
         .collect();
     if let (Some(address), Some(count)) = (value(DT_VERNEED), value(DT_VERNEEDNUM)) {
         // The section lies right before others of the same segment; this much is always enough.
