@@ -24,7 +24,7 @@ const TRAILER_MAGIC: u32 = 0x184D_2A5B;
 const SIGNATURE: &[u8; 8] = b"HTMAPEXE";
 /// Magic, length, where the index begins, and the signature.
 const TRAILER: usize = 4 + 4 + 8 + 8;
-/// Content of one frame; only the last one of the tar may be shorter or longer.
+/// Content of a frame that is likely to be read alone.
 pub(crate) const FRAME: usize = 2 << 20;
 /// More than any frame of ours has: what claims more is a bomb.
 const LARGEST_FRAME: u64 = 64 << 20;

@@ -6,14 +6,16 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs;
+use std::path::PathBuf;
 use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
 
 use crate::elf::is_of_libc;
 use crate::linkage::{self, Linkage};
+use crate::parallel;
 use crate::source::Source;
-use crate::tree::{Content, Kind};
+use crate::tree::{Content, Entry, Kind};
 
 /// How many of the largest packages are named.
 const LARGEST: usize = 10;
@@ -59,6 +61,7 @@ pub(crate) fn audit(source: &Source) -> Audit {
     let begun = Instant::now();
     let mut compiled: Vec<(String, Linkage)> = Vec::new();
     let mut names: HashSet<Vec<u8>> = HashSet::new();
+    let mut maybe_compiled: Vec<(&Entry, &PathBuf)> = Vec::new();
     for (entry, content) in source.entries.iter().zip(&source.contents) {
         if entry.kind == Kind::Directory {
             continue;
@@ -69,12 +72,15 @@ pub(crate) fn audit(source: &Source) -> Audit {
         if is_library {
             names.insert(name.to_vec());
         }
-        let (Some(Content::OnDisk(file, _) | Content::Patched(file, ..)), true) =
+        if let (Some(Content::OnDisk(file, _) | Content::Patched(file, ..)), true) =
             (content, is_library || entry.mode & 0o111 != 0)
-        else {
-            continue;
-        };
-        if let Ok(Some(linkage)) = linkage::read(file) {
+        {
+            maybe_compiled.push((entry, file));
+        }
+    }
+    let read = parallel::map(&maybe_compiled, |(_, file)| linkage::read(file));
+    for ((entry, _), linkage) in maybe_compiled.into_iter().zip(read) {
+        if let Ok(Some(linkage)) = linkage {
             names.extend(
                 linkage
                     .soname

@@ -15,7 +15,9 @@ use std::process::{Command, Output};
 use htmap_exec_interpreter::Interpreter;
 
 use crate::elf;
+use crate::encoding::{put, put_bytes};
 use crate::error::Error;
+use crate::memory::{self, Key, Memory};
 use crate::source::{self, LIBRARIES, Source, library_path};
 use crate::tree::{Content, Kind};
 
@@ -41,8 +43,36 @@ echo hidden
 exec "$@"
 "#;
 
-/// What was not checked, and why; or nothing.
-pub fn check(interpreter: &Interpreter, source: &Source) -> Result<Option<String>, Error> {
+/// A Python that starts, as far as that could be found out.
+#[derive(Debug)]
+pub struct Checked {
+    /// What was not checked, and why; or nothing.
+    pub remark: Option<String>,
+    /// Of what it was started from.
+    pub(crate) key: Key,
+}
+
+/// Not done again for what started the last time.
+pub fn check(
+    interpreter: &Interpreter,
+    source: &Source,
+    memory: &Memory,
+) -> Result<Checked, Error> {
+    let wanted = wanted(source, interpreter)?;
+    let key = key(source, interpreter, &wanted);
+    let remark = if memory.checked == Some(key) {
+        None
+    } else {
+        start(interpreter, source, &wanted)?
+    };
+    Ok(Checked { remark, key })
+}
+
+fn start(
+    interpreter: &Interpreter,
+    source: &Source,
+    wanted: &BTreeSet<usize>,
+) -> Result<Option<String>, Error> {
     let original = said(&run(
         Command::new(&interpreter.executable),
         &interpreter.executable,
@@ -58,7 +88,7 @@ pub fn check(interpreter: &Interpreter, source: &Source) -> Result<Option<String
         .path()
         .canonicalize()
         .map_err(Error::io("find", root.path()))?;
-    copy(source, interpreter, &root_path)?;
+    copy(source, wanted, &root_path)?;
     let python = root_path.join(&source.python);
     let hide: Vec<PathBuf> = source::homes(interpreter)
         .into_iter()
@@ -174,7 +204,7 @@ fn run(mut command: Command, python: &Path, root: Option<&Path>) -> Result<Outpu
 }
 
 /// What a start needs.
-fn copy(source: &Source, interpreter: &Interpreter, root: &Path) -> Result<(), Error> {
+fn wanted(source: &Source, interpreter: &Interpreter) -> Result<BTreeSet<usize>, Error> {
     let by_path: HashMap<&[u8], usize> = source
         .entries
         .iter()
@@ -226,7 +256,30 @@ fn copy(source: &Source, interpreter: &Interpreter, root: &Path) -> Result<(), E
             _ => {}
         }
     }
-    for index in wanted {
+    Ok(wanted)
+}
+
+/// All that a start depends on, but for the rest of this machine.
+fn key(source: &Source, interpreter: &Interpreter, wanted: &BTreeSet<usize>) -> Key {
+    let mut bytes = Vec::new();
+    put_bytes(&mut bytes, interpreter.full_version.as_bytes());
+    for &index in wanted {
+        let entry = &source.entries[index];
+        put_bytes(&mut bytes, &entry.path);
+        match &entry.kind {
+            Kind::Symlink(target) => put_bytes(&mut bytes, target),
+            Kind::File(size) => put(&mut bytes, *size),
+            Kind::Directory => {}
+        }
+        if let Some(content) = &source.contents[index] {
+            content.describe(&mut bytes);
+        }
+    }
+    memory::key(&[&bytes])
+}
+
+fn copy(source: &Source, wanted: &BTreeSet<usize>, root: &Path) -> Result<(), Error> {
+    for &index in wanted {
         let entry = &source.entries[index];
         let place = root.join(OsStr::from_bytes(&entry.path));
         let parent = place.parent().unwrap_or(root);

@@ -24,6 +24,12 @@ pub enum Error {
         /// The file.
         path: PathBuf,
     },
+    /// Files and directories that this user may not read.
+    #[error("cannot read {}", named(paths))]
+    Unreadable {
+        /// All of them.
+        paths: Vec<PathBuf>,
+    },
     /// The environment is of a kind that cannot be moved.
     #[error("cannot pack `{path}`: {reason}")]
     Unsupported {
@@ -75,11 +81,23 @@ impl Error {
             Self::Changed { .. } => {
                 Some("wait until nothing installs into the environment, and build again")
             }
+            Self::Unreadable { .. } => Some("make them readable, or leave them out with --exclude"),
             Self::Unsupported { .. } => None,
             Self::Damaged { .. } => Some("copy or build it again"),
             Self::Hostile { .. } => {
                 Some("do not use it; build one with `htmap-exec transplant build`")
             }
         }
+    }
+}
+
+fn named(paths: &[PathBuf]) -> String {
+    let names: Vec<String> = paths
+        .iter()
+        .map(|path| format!("`{}`", path.display()))
+        .collect();
+    match names.as_slice() {
+        [name] => name.clone(),
+        names => format!("{} files:\n    {}", names.len(), names.join("\n    ")),
     }
 }

@@ -3,8 +3,6 @@
 use std::fs::File;
 use std::os::unix::fs::FileExt as _;
 
-use sha2::{Digest as _, Sha256};
-
 use crate::archive::Archive;
 use crate::error::Error;
 
@@ -59,7 +57,7 @@ impl Reader {
         self.zstd
             .decompress_to_buffer(&self.packed, content)
             .map_err(|error| damaged(format!("frame {index} cannot be read: {error}")))?;
-        if content.len() as u64 != frame.length || Sha256::digest(&*content)[..] != frame.digest {
+        if content.len() as u64 != frame.length || blake3::hash(content) != frame.digest {
             return Err(damaged(format!("frame {index} is not what its index says")));
         }
         Ok(())

@@ -11,24 +11,24 @@ use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 
 use htmap_exec_interpreter::Interpreter;
-use sha2::{Digest as _, Sha256};
 
 use crate::archive::Frame;
+use crate::check::Checked;
 use crate::encoding::{Reader, put, put_bytes};
 use crate::pack::Packed;
 
 const SIGNATURE: &[u8] = b"htmap-exec build 1\n";
 
-/// Half of a SHA-256.
+/// Half of a BLAKE3 digest.
 pub(crate) type Key = [u8; 16];
 
 pub(crate) fn key(parts: &[&[u8]]) -> Key {
-    let mut hash = Sha256::new();
+    let mut hash = blake3::Hasher::new();
     for part in parts {
-        hash.update((part.len() as u64).to_le_bytes());
+        hash.update(&(part.len() as u64).to_le_bytes());
         hash.update(part);
     }
-    hash.finalize()[..16]
+    hash.finalize().as_bytes()[..16]
         .try_into()
         .expect("a digest has 32 bytes")
 }
@@ -48,6 +48,8 @@ pub struct Memory {
     archive: Option<File>,
     /// With the place in the archive.
     frames: HashMap<Key, (u64, Kept)>,
+    /// What the interpreter was when it started elsewhere.
+    pub(crate) checked: Option<Key>,
 }
 
 /// Where the builds of this environment are remembered.
@@ -61,6 +63,21 @@ pub fn place(cache: &Path, interpreter: &Interpreter, how: &str) -> PathBuf {
         interpreter.base_prefix.as_os_str().as_bytes(),
     ]);
     cache.join(format!("{:032x}.build", u128::from_be_bytes(name)))
+}
+
+/// Waits for others that build the same environment, and calls `waiting` if there are any. Where files
+/// cannot be locked nobody waits, and the work is done twice.
+pub fn alone(place: &Path, waiting: impl FnOnce()) -> Option<File> {
+    fs::create_dir_all(place.parent()?).ok()?;
+    let lock = File::create(place.with_extension("lock")).ok()?;
+    match lock.try_lock() {
+        Err(fs::TryLockError::WouldBlock) => {
+            waiting();
+            lock.lock().ok()?;
+        }
+        locked => locked.ok()?,
+    }
+    Some(lock)
 }
 
 impl Memory {
@@ -85,14 +102,27 @@ impl Memory {
 }
 
 /// Remembers a build, for the next one.
-pub fn keep(place: &Path, archive: &Path, packed: &Packed) -> io::Result<()> {
-    save(place, &std::path::absolute(archive)?, &packed.frames)
+pub fn keep(
+    place: &Path,
+    archive: &Path,
+    packed: &Packed,
+    checked: Option<&Checked>,
+) -> io::Result<()> {
+    let checked = checked.filter(|checked| checked.remark.is_none());
+    let archive = std::path::absolute(archive)?;
+    save(
+        place,
+        &archive,
+        &packed.frames,
+        checked.map(|checked| checked.key),
+    )
 }
 
-fn save(place: &Path, archive: &Path, frames: &[Kept]) -> io::Result<()> {
+fn save(place: &Path, archive: &Path, frames: &[Kept], checked: Option<Key>) -> io::Result<()> {
     use std::os::unix::ffi::OsStrExt as _;
     let mut out = SIGNATURE.to_vec();
     put_bytes(&mut out, archive.as_os_str().as_bytes());
+    put_bytes(&mut out, checked.as_ref().map_or(&[], |key| key.as_slice()));
     put(&mut out, frames.len() as u64);
     for kept in frames {
         out.extend_from_slice(&kept.source);
@@ -117,6 +147,7 @@ fn parse(bytes: &[u8]) -> Option<Memory> {
         archive: File::open(archive).ok(),
         ..Memory::default()
     };
+    memory.checked = reader.sized()?.try_into().ok();
     let mut begin = 0;
     for _ in 0..reader.count(51)? {
         let kept = Kept {
@@ -155,8 +186,9 @@ mod tests {
         };
         let place = directory.path().join("deeper/x.build");
         let frames = [kept(b"1", b"one"), kept(b"2", b"two"), kept(b"3", b"gone")];
-        save(&place, &archive, &frames).unwrap();
+        save(&place, &archive, &frames, Some(key(&[b"c"]))).unwrap();
         let memory = Memory::load(&place);
+        assert_eq!(memory.checked, Some(key(&[b"c"])));
         let bytes = |name: &[u8]| memory.frame(&key(&[name])).map(|(_, bytes)| bytes);
         assert_eq!(bytes(b"2").unwrap(), b"two");
         assert_eq!(bytes(b"3"), None);

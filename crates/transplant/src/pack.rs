@@ -3,28 +3,32 @@
 //! The plan depends on paths and sizes alone, so the same tree gives the same bytes with any number
 //! of threads.
 
+use std::collections::HashMap;
+use std::ffi::OsStr;
 use std::fs::File;
-use std::io::{self, Read as _, Seek as _, SeekFrom, Write};
+use std::io::{self, Write};
 use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Condvar, Mutex};
 
-use sha2::{Digest as _, Sha256};
+use zstd::zstd_safe::CParameter;
 
 use crate::archive::{self, Digest, FRAME, Frame, Place};
 use crate::encoding::{put, put_bytes};
 use crate::error::Error;
 use crate::memory::{self, Kept, Key, Memory};
-use crate::order::order;
+use crate::order::{Use, order, use_of};
+use crate::same::same;
 use crate::tree::{Content, Entry, Kind, Stamp};
 
 /// Of every file: when it was installed is not part of an environment. 2020-01-01.
 pub(crate) const MTIME: i64 = 1_577_836_800;
 /// How many finished frames may wait for the one before them.
 const AHEAD: usize = 16;
-/// Of one frame; smaller ones compress less well.
-const LEAST: u64 = 512 << 10;
+/// Content of a frame of what is seldom read: larger ones compress better.
+const SELDOM: usize = 4 * FRAME;
 /// A tar ends with two blocks of zeros.
 const END: usize = 1024;
 const BLOCK: u64 = 512;
@@ -55,9 +59,10 @@ enum Part {
 }
 
 /// Writes the tree to `out`, which becomes an archive. `entries` are sorted by path, a directory
-/// before what is in it; each file has its content at the same index.
+/// before what is in it; each file has its content at the same index. The manifest is asked for when
+/// everything else is written.
 pub fn pack(
-    manifest: &[u8],
+    manifest: impl FnOnce() -> Result<Vec<u8>, Error>,
     entries: &[Entry],
     contents: &[Option<Content>],
     out: &mut (impl Write + Send),
@@ -65,12 +70,18 @@ pub fn pack(
     memory: &Memory,
     progress: &(dyn Fn(u64) + Sync),
 ) -> Result<Packed, Error> {
-    let headers: Vec<Vec<u8>> = entries
-        .iter()
-        .map(header)
+    let order = order(entries);
+    let same = same(entries, contents, &order)?;
+    let headers: Vec<Vec<u8>> = (0..entries.len())
+        .map(|index| {
+            header(
+                &entries[index],
+                same.get(&index).map(|&first| &entries[first]),
+            )
+        })
         .collect::<io::Result<_>>()
         .map_err(Error::io("name", Path::new("the archive's entries")))?;
-    let (plan, places) = plan(entries, &headers);
+    let (plan, places) = plan(entries, &headers, &order, &same);
     let mut kept_frames = Vec::with_capacity(plan.len());
     let source_of = |index: usize| -> Key {
         let mut bytes = Vec::new();
@@ -104,6 +115,7 @@ pub fn pack(
             let mut compressor = zstd::bulk::Compressor::new(level)?;
             // Else a frame that was damaged on the way gives other bytes, and no error.
             compressor.include_checksum(true)?;
+            compressor.set_parameter(CParameter::WindowLog(SELDOM.ilog2()))?;
             Ok((compressor, Vec::with_capacity(FRAME + (64 << 10))))
         },
         |(compressor, raw), index| {
@@ -113,7 +125,7 @@ pub fn pack(
                 return Ok((kept, bytes));
             }
             fill(index, raw)?;
-            let digest = Sha256::digest(&*raw).into();
+            let digest = blake3::hash(raw).into();
             let bytes = compressor
                 .compress(raw)
                 .map_err(Error::io("compress", Path::new("a frame")))?;
@@ -138,7 +150,7 @@ pub fn pack(
     )?;
     let frames: Vec<Frame> = kept_frames.iter().map(|kept| kept.frame.clone()).collect();
     let begin = frames.iter().map(|frame| frame.compressed).sum();
-    let (index, digest) = archive::encode(manifest, entries, &places, &frames, begin)
+    let (index, digest) = archive::encode(&manifest()?, entries, &places, &frames, begin)
         .map_err(Error::io("write", Path::new("the archive's index")))?;
     out.write_all(&index)
         .and_then(|()| out.flush())
@@ -252,35 +264,47 @@ fn in_order<S, R: Send>(
 }
 
 /// Which part of the tar goes into which frame, and where the bytes of each file begin.
-fn plan(entries: &[Entry], headers: &[Vec<u8>]) -> (Vec<Vec<Part>>, Vec<Option<Place>>) {
+fn plan(
+    entries: &[Entry],
+    headers: &[Vec<u8>],
+    order: &[usize],
+    same: &HashMap<usize, usize>,
+) -> (Vec<Vec<Part>>, Vec<Option<Place>>) {
     let mut frames = vec![Vec::new()];
     let mut filled = 0;
     let mut places = vec![None; entries.len()];
-    for index in order(entries) {
+    for &index in order {
         let entry = &entries[index];
-        let size = if let Kind::File(size) = entry.kind {
-            size
-        } else {
-            0
+        let first = same.get(&index);
+        let size = match entry.kind {
+            Kind::File(size) if first.is_none() => size,
+            _ => 0,
         };
+        let limit = match use_of(&entry.path) {
+            Use::Start | Use::Import => FRAME,
+            Use::Else => SELDOM,
+        } as u64;
         let whole = headers[index].len() as u64 + size.next_multiple_of(BLOCK);
         // A file that fits into a frame lies in one. Where else a frame ends is a matter of paths, so
         // that a change does not move the ends of all frames behind it.
-        let is_full = filled + whole > FRAME as u64;
-        if filled > 0 && (is_full || filled >= LEAST && is_an_end(&entry.path)) {
+        let is_full = filled + whole > limit;
+        if filled > 0 && (is_full || filled >= limit / 4 * 3 && is_an_end(&entry.path)) {
             frames.push(Vec::new());
             filled = 0;
         }
         let mut frame = frames.len() - 1;
         frames[frame].push(Part::Header(index));
         filled += headers[index].len() as u64;
-        places[index] = matches!(entry.kind, Kind::File(_)).then_some(Place {
-            frame,
-            offset: filled,
-        });
+        places[index] = match first {
+            Some(&first) => places[first],
+            None => matches!(entry.kind, Kind::File(_)).then_some(Place {
+                frame,
+                offset: filled,
+            }),
+        };
         let mut from = 0;
         while from < size {
-            let room = (FRAME as u64).saturating_sub(filled);
+            let room = limit.saturating_sub(filled);
             if room == 0 {
                 frames.push(Vec::new());
                 frame += 1;
@@ -331,29 +355,17 @@ fn describe(part: &Part, headers: &[Vec<u8>], contents: &[Option<Content>], out:
         } => {
             put(out, from);
             put(out, length);
-            match &contents[entry] {
-                Some(Content::Made(bytes)) => put_bytes(out, bytes),
-                Some(Content::OnDisk(path, stamp)) => {
-                    put_bytes(out, path.as_os_str().as_bytes());
-                    out.extend_from_slice(&stamp.bytes());
-                }
-                Some(Content::Patched(path, stamp, patches)) => {
-                    put_bytes(out, path.as_os_str().as_bytes());
-                    out.extend_from_slice(&stamp.bytes());
-                    for (at, bytes) in patches {
-                        put(out, *at);
-                        put_bytes(out, bytes);
-                    }
-                }
-                None => {}
+            if let Some(content) = &contents[entry] {
+                content.describe(out);
             }
         }
     }
 }
 
-/// The blocks before the data of an entry: longer than one for a long path.
-fn header(entry: &Entry) -> io::Result<Vec<u8>> {
-    let path = Path::new(std::ffi::OsStr::from_bytes(&entry.path));
+/// The blocks before the data of an entry: longer than one for a long path. One that has the bytes of
+/// an earlier one is a hard link to it.
+fn header(entry: &Entry, same: Option<&Entry>) -> io::Result<Vec<u8>> {
+    let path = Path::new(OsStr::from_bytes(&entry.path));
     let mut header = tar::Header::new_gnu();
     header.set_mode(entry.mode);
     header.set_mtime(u64::try_from(MTIME).expect("after 1970"));
@@ -361,6 +373,11 @@ fn header(entry: &Entry) -> io::Result<Vec<u8>> {
     header.set_gid(0);
     let mut builder = tar::Builder::new(Vec::new());
     match &entry.kind {
+        _ if let Some(first) = same => {
+            header.set_entry_type(tar::EntryType::Link);
+            header.set_size(0);
+            builder.append_link(&mut header, path, OsStr::from_bytes(&first.path))?;
+        }
         Kind::Directory => {
             header.set_entry_type(tar::EntryType::Directory);
             header.set_size(0);
@@ -374,14 +391,19 @@ fn header(entry: &Entry) -> io::Result<Vec<u8>> {
         Kind::Symlink(target) => {
             header.set_entry_type(tar::EntryType::Symlink);
             header.set_size(0);
-            builder.append_link(&mut header, path, std::ffi::OsStr::from_bytes(target))?;
+            builder.append_link(&mut header, path, OsStr::from_bytes(target))?;
         }
     }
     // Without the end that it would add.
     Ok(builder.get_ref().clone())
 }
 
-fn read(content: &Content, from: u64, length: u64, raw: &mut Vec<u8>) -> Result<(), Error> {
+pub(crate) fn read(
+    content: &Content,
+    from: u64,
+    length: u64,
+    raw: &mut Vec<u8>,
+) -> Result<(), Error> {
     let (path, stamp, patches): (&PathBuf, Stamp, &[(u64, Vec<u8>)]) = match content {
         Content::Made(bytes) => {
             let from = usize::try_from(from).expect("it is in memory");
@@ -392,18 +414,20 @@ fn read(content: &Content, from: u64, length: u64, raw: &mut Vec<u8>) -> Result<
         Content::OnDisk(path, stamp) => (path, *stamp, &[]),
         Content::Patched(path, stamp, patches) => (path, *stamp, patches),
     };
-    let mut file = File::open(path).map_err(Error::io("read", path))?;
-    if from > 0 {
-        file.seek(SeekFrom::Start(from))
-            .map_err(Error::io("read", path))?;
-    }
+    let file = File::open(path).map_err(Error::io("read", path))?;
     let begin = raw.len();
-    io::Read::by_ref(&mut file)
-        .take(length)
-        .read_to_end(raw)
-        .map_err(Error::io("read", path))?;
+    raw.resize(
+        begin + usize::try_from(length).expect("it goes into memory"),
+        0,
+    );
+    match file.read_exact_at(&mut raw[begin..], from) {
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
+            return Err(Error::Changed { path: path.clone() });
+        }
+        read => read.map_err(Error::io("read", path))?,
+    }
     let metadata = file.metadata().map_err(Error::io("read", path))?;
-    if (raw.len() - begin) as u64 != length || Stamp::of(&metadata) != stamp {
+    if Stamp::of(&metadata) != stamp {
         return Err(Error::Changed { path: path.clone() });
     }
     for (place, bytes) in patches {

@@ -21,18 +21,21 @@ const UNFINISHED: &str = ".making-";
 /// whole archive or none.
 pub fn build(
     directory: &Path,
-    manifest: &Manifest,
     source: &Source,
     level: i32,
     memory: &Memory,
     progress: &(dyn Fn(u64) + Sync),
-) -> Result<(PathBuf, Packed), Error> {
+    manifest: impl FnOnce() -> Result<Manifest, Error>,
+) -> Result<(PathBuf, Packed, Manifest), Error> {
     fs::create_dir_all(directory).map_err(Error::io("make", directory))?;
     remove_leftovers(directory);
-    let json = serde_json::to_vec(manifest).expect("text and lists of text");
+    let mut made = None;
     let mut file = unfinished(directory)?;
     let packed = pack(
-        &json,
+        || {
+            let manifest = made.insert(manifest()?);
+            Ok(serde_json::to_vec(manifest).expect("text and lists of text"))
+        },
         &source.entries,
         &source.contents,
         &mut file,
@@ -40,6 +43,7 @@ pub fn build(
         memory,
         progress,
     )?;
+    let manifest = made.expect("it was asked for");
     let path = directory.join(packed.digest.to_string());
     let mut packages = unfinished(directory)?;
     for line in &manifest.packages {
@@ -48,7 +52,7 @@ pub fn build(
     // Packages first: HTMap reads them for every archive that it finds.
     publish(packages, &path.with_extension("pip"))?;
     publish(file, &path)?;
-    Ok((path, packed))
+    Ok((path, packed, manifest))
 }
 
 /// Locked for as long as somebody writes it.

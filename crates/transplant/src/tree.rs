@@ -5,8 +5,11 @@
 
 use std::collections::HashMap;
 use std::fs::Metadata;
+use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::PathBuf;
+
+use crate::encoding::{put, put_bytes};
 
 /// One thing in the tree.
 #[derive(Debug, Clone)]
@@ -68,6 +71,23 @@ pub enum Content {
     Patched(PathBuf, Stamp, Patches),
     /// Made for the archive.
     Made(Vec<u8>),
+}
+
+impl Content {
+    /// All that the bytes depend on.
+    pub(crate) fn describe(&self, out: &mut Vec<u8>) {
+        let (path, stamp, patches) = match self {
+            Self::Made(bytes) => return put_bytes(out, bytes),
+            Self::OnDisk(path, stamp) => (path, stamp, &[][..]),
+            Self::Patched(path, stamp, patches) => (path, stamp, patches.as_slice()),
+        };
+        put_bytes(out, path.as_os_str().as_bytes());
+        out.extend_from_slice(&stamp.bytes());
+        for (at, bytes) in patches {
+            put(out, *at);
+            put_bytes(out, bytes);
+        }
+    }
 }
 
 /// Why a tree is refused, or nothing.

@@ -1,18 +1,20 @@
 //! The tree as it is collected: directories, files and links of the old place, at their new paths.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
+use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Component, Path, PathBuf};
 
-use htmap_exec_interpreter::{Interpreter, PythonVersion};
-use walkdir::WalkDir;
-
 use super::Excluded;
+use super::bytecode::{Bytecode, bytecode};
 use crate::elf::Linked;
 use crate::error::Error;
+use crate::parallel;
 use crate::tree::{Content, Entry, Kind};
+use crate::walk::{Found, Walk};
+use htmap_exec_interpreter::{Interpreter, PythonVersion};
 
 pub(super) struct Collector<'a> {
     pub(super) version: PythonVersion,
@@ -26,6 +28,11 @@ pub(super) struct Collector<'a> {
     /// By path with NUL in the place of `/`: so a directory comes right before what is in it.
     pub(super) found: BTreeMap<Vec<u8>, (Entry, Option<Content>)>,
     pub(super) remarks: Vec<String>,
+    /// What this user may not read.
+    pub(super) unreadable: Vec<PathBuf>,
+    /// Of files that are about to be added.
+    pub(super) bytecode: HashMap<PathBuf, Bytecode>,
+    walk: &'a Walk,
 }
 
 fn key(path: &Path) -> Vec<u8> {
@@ -37,7 +44,11 @@ fn key(path: &Path) -> Vec<u8> {
 }
 
 impl<'a> Collector<'a> {
-    pub(super) fn new(interpreter: &Interpreter, excluded: Excluded<'a>) -> Result<Self, Error> {
+    pub(super) fn new(
+        interpreter: &Interpreter,
+        excluded: Excluded<'a>,
+        walk: &'a Walk,
+    ) -> Result<Self, Error> {
         let canonical = |path: &Path| path.canonicalize().map_err(Error::io("find", path));
         let prefix = canonical(&interpreter.prefix)?;
         let base = canonical(&interpreter.base_prefix)?;
@@ -56,6 +67,9 @@ impl<'a> Collector<'a> {
             excluded,
             found: BTreeMap::new(),
             remarks: Vec::new(),
+            unreadable: Vec::new(),
+            bytecode: HashMap::new(),
+            walk,
         })
     }
 
@@ -102,26 +116,39 @@ impl<'a> Collector<'a> {
         at: &Path,
         wanted: &dyn Fn(&Path) -> bool,
     ) -> Result<(), Error> {
-        let excluded = self.excluded;
-        let walk = WalkDir::new(root)
-            .min_depth(1)
-            .sort_by_file_name()
-            .into_iter();
-        let relative = |path: &Path| at.join(path.strip_prefix(root).unwrap_or(path));
-        let walk = walk.filter_entry(|entry| {
-            let path = relative(entry.path());
-            wanted(&path) && !excluded(&path)
+        let walk = self.walk;
+        let all = walk.of(root).map_err(Error::io("read", root))?;
+        let mut taken: Vec<(&Found, PathBuf)> = Vec::new();
+        let mut left_out: Option<&Path> = None;
+        for found in &all[1..] {
+            if left_out.is_some_and(|directory| found.path.starts_with(directory)) {
+                continue;
+            }
+            let path = at.join(found.path.strip_prefix(root).unwrap_or(&found.path));
+            if wanted(&path) && !(self.excluded)(&path) {
+                taken.push((found, path));
+            } else {
+                left_out = Some(&found.path);
+            }
+        }
+        let version = self.version;
+        let compiled = parallel::map(&taken, |(found, path)| {
+            let is_compiled =
+                found.metadata.is_file() && path.extension() == Some(OsStr::new("pyc"));
+            is_compiled.then(|| bytecode(version, &found.path, path))
         });
-        for entry in walk {
-            let entry = entry.map_err(|error| {
-                let path = error.path().unwrap_or(root).to_path_buf();
-                Error::io("read", &path)(error.into())
-            })?;
-            let path = relative(entry.path());
-            let metadata = entry
-                .metadata()
-                .map_err(|error| Error::io("read", entry.path())(error.into()))?;
-            self.add(entry.path(), &path, &metadata)?;
+        if all[0].is_closed {
+            self.unreadable.push(root.to_path_buf());
+        }
+        for ((found, path), compiled) in taken.into_iter().zip(compiled) {
+            if found.is_closed {
+                self.unreadable.push(found.path.clone());
+            }
+            // What cannot be read is named when it is added.
+            if let Some(Ok(compiled)) = compiled {
+                self.bytecode.insert(found.path.clone(), compiled);
+            }
+            self.add(&found.path, &path, &found.metadata)?;
         }
         Ok(())
     }
@@ -138,6 +165,10 @@ impl<'a> Collector<'a> {
         } else if metadata.is_symlink() {
             self.add_link(file, path)?;
         } else if metadata.is_file() {
+            if !is_readable(file, mode) {
+                self.unreadable.push(file.to_path_buf());
+                return Ok(());
+            }
             let content = self.content(file, path, metadata)?;
             let Some(content) = content else {
                 return Ok(());
@@ -208,6 +239,11 @@ impl<'a> Collector<'a> {
             }
         }
     }
+}
+
+/// Asks the kernel where the mode leaves a doubt.
+fn is_readable(file: &Path, mode: u32) -> bool {
+    mode & 0o444 == 0o444 || nix::unistd::access(file, nix::unistd::AccessFlags::R_OK).is_ok()
 }
 
 fn stays_inside(path: &Path, target: &Path) -> bool {

@@ -36,7 +36,11 @@ impl Collector<'_> {
             }
         }
         if extension == Some(b"pyc") {
-            return bytecode(self.version, file, path).map(|fate| match fate {
+            let known = self
+                .bytecode
+                .remove(file)
+                .map_or_else(|| bytecode(self.version, file, path), Ok);
+            return known.map(|fate| match fate {
                 Bytecode::AsItIs => Some(on_disk()),
                 Bytecode::Stale => None,
                 Bytecode::Timed(at) => {

@@ -24,6 +24,7 @@ use self::collector::Collector;
 use self::system::is_system;
 use crate::error::Error;
 use crate::tree::{Content, Entry, Kind, refusal};
+use crate::walk::Walk;
 
 pub use self::libraries::library_path;
 pub(crate) use self::libraries::{COMMON, LIBRARIES};
@@ -62,9 +63,13 @@ impl Source {
 pub type Excluded<'a> = &'a dyn Fn(&Path) -> bool;
 
 /// Collects everything that this interpreter needs.
-pub fn collect(interpreter: &Interpreter, excluded: Excluded<'_>) -> Result<Source, Error> {
+pub fn collect(
+    interpreter: &Interpreter,
+    excluded: Excluded<'_>,
+    walk: &Walk,
+) -> Result<Source, Error> {
     let name = format!("python{}", interpreter.version);
-    let mut collector = Collector::new(interpreter, excluded)?;
+    let mut collector = Collector::new(interpreter, excluded, walk)?;
     let (prefix, base) = (collector.prefix.clone(), collector.base.clone());
     let library = Path::new("lib").join(&name);
     let packages = library.join("site-packages");
@@ -111,6 +116,11 @@ pub fn collect(interpreter: &Interpreter, excluded: Excluded<'_>) -> Result<Sour
         return Err(Error::Unsupported {
             path: base.join(&python),
             reason: "there is no such interpreter in its prefix".to_owned(),
+        });
+    }
+    if !collector.unreadable.is_empty() {
+        return Err(Error::Unreadable {
+            paths: collector.unreadable,
         });
     }
     let (entries, contents): (Vec<Entry>, _) = collector.found.into_values().unzip();

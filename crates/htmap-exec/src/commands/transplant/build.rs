@@ -1,0 +1,252 @@
+//! `htmap-exec transplant build`: packs what has changed since the last time, and says what became of it.
+
+use std::cell::Cell;
+use std::io::{self, IsTerminal as _, Write as _};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::Context as _;
+use htmap_exec_interpreter::{Distributions, Interpreter, probe};
+use htmap_exec_transplant::{
+    self as transplant, Archive, Digest, Error, Manifest, Memory, Packed, Source, Walk,
+};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use serde_json::json;
+
+use super::{describe, directory, size};
+use crate::cli::TransplantBuild;
+use crate::commands::python;
+
+/// How often an environment is packed that changes meanwhile.
+const ATTEMPTS: usize = 3;
+/// An installer writes one file after the other.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// What is packed, and how.
+struct Build<'a> {
+    options: &'a TransplantBuild,
+    begun: Instant,
+    directory: PathBuf,
+    interpreter: Interpreter,
+    excluded: Vec<glob::Pattern>,
+    how: String,
+    /// What is known about environments that were packed, and about this one.
+    cache: Option<PathBuf>,
+    place: Option<PathBuf>,
+}
+
+struct Built {
+    path: PathBuf,
+    packed: Packed,
+    manifest: Manifest,
+    source: Source,
+}
+
+pub(super) fn build(options: &TransplantBuild) -> anyhow::Result<()> {
+    let begun = Instant::now();
+    let interpreter = match &options.python {
+        Some(path) => probe(path).with_context(|| format!("cannot use `{}`", path.display()))?,
+        None => python::discover()?,
+    };
+    let excluded = options.exclude.iter().map(|pattern| {
+        glob::Pattern::new(pattern).with_context(|| format!("`{pattern}` is no pattern"))
+    });
+    let how = format!("level {} exclude {:?}", options.level, options.exclude);
+    let cache = cache();
+    let place = cache.as_ref();
+    let place = place.map(|cache| transplant::place(cache, &interpreter, &how));
+    Build {
+        options,
+        begun,
+        directory: directory(options.dir.clone())?,
+        excluded: excluded.collect::<anyhow::Result<_>>()?,
+        interpreter,
+        how,
+        cache,
+        place,
+    }
+    .run()
+}
+
+impl Build<'_> {
+    fn run(&self) -> anyhow::Result<()> {
+        let mut walk = self.walk();
+        if let Some(path) = self.unchanged(&walk) {
+            return self.nothing_to_do(&path);
+        }
+        let waited = Cell::new(false);
+        let waiting = || {
+            tracing::info!("waiting for another build of `{}`", self.prefix());
+            waited.set(true);
+        };
+        let place = self.place.as_deref();
+        let _lock = place.and_then(|place| transplant::alone(place, waiting));
+        if waited.get() {
+            walk = self.walk();
+            if let Some(path) = self.unchanged(&walk) {
+                return self.nothing_to_do(&path);
+            }
+        }
+        let mut attempt = 1;
+        loop {
+            match self.pack(&walk) {
+                Err(error @ Error::Changed { .. }) if attempt < ATTEMPTS => {
+                    tracing::warn!("{error}: it is packed again");
+                    attempt += 1;
+                    std::thread::sleep(PAUSE);
+                    walk = self.walk();
+                }
+                built => return self.report(&built?),
+            }
+        }
+    }
+
+    fn walk(&self) -> Walk {
+        let walk = Walk::new(&self.interpreter, &[]);
+        self.passed("looked at all files");
+        walk
+    }
+
+    fn fingerprint(&self, walk: &Walk) -> Digest {
+        transplant::fingerprint(walk, &self.interpreter, &self.how)
+    }
+
+    /// The archive of the same environment, if there is one.
+    fn unchanged(&self, walk: &Walk) -> Option<PathBuf> {
+        let cache = self.cache.as_deref()?;
+        transplant::recall(cache, self.fingerprint(walk), &self.directory)
+    }
+
+    fn nothing_to_do(&self, path: &Path) -> anyhow::Result<()> {
+        let mut out = io::stdout().lock();
+        if self.options.json {
+            let (archive, _) = Archive::open(path)?;
+            writeln!(out, "{}", describe(path, &archive))?;
+            return Ok(());
+        }
+        writeln!(out, "{}", path.display())?;
+        writeln!(
+            io::stderr(),
+            "nothing to do: no file of `{}` has changed since this archive was built",
+            self.prefix()
+        )?;
+        Ok(())
+    }
+
+    fn pack(&self, walk: &Walk) -> Result<Built, Error> {
+        let place = self.place.as_deref();
+        let memory = place.map_or_else(Memory::default, Memory::load);
+        let excluded =
+            |path: &Path| (self.excluded.iter()).any(|pattern| pattern.matches_path(path));
+        let mut source = transplant::collect(&self.interpreter, &excluded, walk)?;
+        self.passed("collected");
+        let bar = bar(source.bytes());
+        let level = self.options.level;
+        let progress = |bytes| bar.inc(bytes);
+        // While it is packed, since that leaves processors idle at its beginning and end.
+        let aside = || -> Result<_, Error> {
+            let checked = (!self.options.no_check)
+                .then(|| transplant::check(&self.interpreter, &source, &memory))
+                .transpose()?;
+            let packages =
+                Distributions::new().freeze(&self.interpreter.sys_path, self.interpreter.version);
+            let manifest = Manifest::new(&self.interpreter, &source, packages);
+            self.passed("checked and audited");
+            Ok((manifest, checked))
+        };
+        let mut checked = None;
+        let built = std::thread::scope(|scope| {
+            let aside = scope.spawn(aside);
+            let manifest = || {
+                let (manifest, found) = aside.join().expect("it does not panic")?;
+                checked = found;
+                Ok(manifest)
+            };
+            let directory = &self.directory;
+            transplant::build(directory, &source, level, &memory, &progress, manifest)
+        });
+        bar.finish_and_clear();
+        let (path, packed, manifest) = built?;
+        let remark = checked.as_ref().and_then(|checked| checked.remark.clone());
+        source.remarks.extend(remark);
+        self.passed("packed");
+        if let (Some(cache), Some(place)) = (&self.cache, place)
+            && let Err(error) = transplant::remember(cache, self.fingerprint(walk), packed.digest)
+                .and_then(|()| transplant::keep(place, &path, &packed, checked.as_ref()))
+        {
+            tracing::warn!(
+                "cannot remember the archive in `{}`: {error}",
+                cache.display()
+            );
+        }
+        Ok(Built {
+            path,
+            packed,
+            manifest,
+            source,
+        })
+    }
+
+    fn report(&self, built: &Built) -> anyhow::Result<()> {
+        let (packed, source) = (&built.packed, &built.source);
+        for remark in &source.remarks {
+            tracing::warn!("{remark}");
+        }
+        let mut out = io::stdout().lock();
+        if self.options.json {
+            let values = json!({
+                "digest": packed.digest.to_string(),
+                "path": built.path,
+                "size": packed.size,
+                "content": packed.content,
+                "entries": source.entries.len(),
+                "remarks": source.remarks,
+            });
+            writeln!(out, "{values}")?;
+            return Ok(());
+        }
+        writeln!(out, "{}", built.path.display())?;
+        writeln!(
+            io::stderr(),
+            "{} {} with {} packages: {} files and directories, {} in {}, {:.1} s",
+            built.manifest.implementation,
+            built.manifest.python_version,
+            built.manifest.packages.len(),
+            source.entries.len(),
+            size(packed.content),
+            size(packed.size),
+            self.begun.elapsed().as_secs_f64(),
+        )?;
+        Ok(())
+    }
+
+    fn prefix(&self) -> impl std::fmt::Display {
+        self.interpreter.prefix.display()
+    }
+
+    fn passed(&self, what: &str) {
+        tracing::debug!("{what} after {:.2?}", self.begun.elapsed());
+    }
+}
+
+fn bar(total: u64) -> ProgressBar {
+    let target = if io::stderr().is_terminal() {
+        ProgressDrawTarget::stderr()
+    } else {
+        ProgressDrawTarget::hidden()
+    };
+    let style = ProgressStyle::with_template("packing {wide_bar} {bytes}/{total_bytes}")
+        .expect("a fixed template");
+    ProgressBar::with_draw_target(Some(total), target).with_style(style)
+}
+
+/// The user's, for what was made from other things and can be made again.
+fn cache() -> Option<PathBuf> {
+    let set = |name| {
+        std::env::var_os(name)
+            .filter(|value| !value.is_empty())
+            .map(PathBuf::from)
+    };
+    let cache = set("XDG_CACHE_HOME").or_else(|| set("HOME").map(|home| home.join(".cache")))?;
+    Some(cache.join("htmap-exec/transplants"))
+}
