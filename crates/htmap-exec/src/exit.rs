@@ -38,6 +38,10 @@ pub(crate) fn report(error: &anyhow::Error) -> ExitCode {
     if let Some(hint) = component.and_then(Error::hint) {
         text.push_str(&format!(" (hint: {hint})"));
     }
+    let transplant = error.chain().find_map(|cause| cause.downcast_ref());
+    if let Some(hint) = transplant.and_then(htmap_exec_transplant::Error::hint) {
+        text.push_str(&format!("\nhint: {hint}"));
+    }
     let _ = writeln!(io::stderr(), "{text}");
     ExitCode::from(match component {
         Some(Error::Io { .. }) => OUTPUT,

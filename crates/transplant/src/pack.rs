@@ -109,6 +109,7 @@ pub fn pack(
         }
         Ok(())
     };
+    let reused = AtomicUsize::new(0);
     in_order(
         plan.len(),
         || {
@@ -121,6 +122,7 @@ pub fn pack(
         |(compressor, raw), index| {
             let source = source_of(index);
             if let Some((kept, bytes)) = memory.frame(&source) {
+                reused.fetch_add(1, Ordering::Relaxed);
                 progress(kept.frame.length);
                 return Ok((kept, bytes));
             }
@@ -148,6 +150,11 @@ pub fn pack(
             Ok(())
         },
     )?;
+    tracing::debug!(
+        "{} of {} frames are those of the last archive",
+        reused.into_inner(),
+        plan.len()
+    );
     let frames: Vec<Frame> = kept_frames.iter().map(|kept| kept.frame.clone()).collect();
     let begin = frames.iter().map(|frame| frame.compressed).sum();
     let (index, digest) = archive::encode(&manifest()?, entries, &places, &frames, begin)

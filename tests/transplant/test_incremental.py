@@ -1,0 +1,263 @@
+"""Environments that are packed again: what has changed, what has not, and what changes meanwhile."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from support.environment import binary, pythons, system_python
+
+MAIN = pythons().get("3.11") or list(pythons().values())[-1]
+
+Done = subprocess.CompletedProcess[str]
+Command = Callable[..., Done]
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Path:
+    return tmp_path / "store"
+
+
+@pytest.fixture
+def venv(tmp_path: Path) -> Path:
+    """With some megabytes of modules, so that there are several frames of them."""
+    venv = tmp_path / "venv"
+    subprocess.run([MAIN.path, "-m", "venv", "--without-pip", venv], check=True)
+    for number in range(40):
+        package = packages(venv) / f"package_{number}"
+        package.mkdir()
+        for module in range(8):
+            (package / f"module_{module}.py").write_bytes(os.urandom(12_000).hex().encode())
+    return venv
+
+
+def packages(venv: Path) -> Path:
+    return next((venv / "lib").glob("python3*")) / "site-packages"
+
+
+def words(venv: Path, store: Path) -> list[object]:
+    return [binary(), "--log", "debug", "transplant", "build", "--python", venv / "bin/python", "--dir", store]
+
+
+@pytest.fixture
+def build(venv: Path, store: Path, tmp_path: Path) -> Command:
+    def run(*options: object, cache: str = "cache", directory: Path = store, fails: bool = False) -> Done:
+        done = subprocess.run(
+            [*map(str, words(venv, directory)), *map(str, options)],
+            env={"PATH": os.defpath, "XDG_CACHE_HOME": str(tmp_path / cache)},
+            capture_output=True,
+            text=True,
+        )
+        assert (done.returncode != 0) == fails, done.stdout + done.stderr
+        assert "panicked" not in done.stderr
+        return done
+
+    return run
+
+
+def archive(done: Done) -> Path:
+    return Path(done.stdout.strip())
+
+
+def reused(done: Done) -> tuple[int, int]:
+    found = re.search(r"(\d+) of (\d+) frames are those of the last archive", done.stderr)
+    assert found, done.stderr
+    return int(found[1]), int(found[2])
+
+
+def from_nothing(build: Command, tmp_path: Path) -> bytes:
+    return archive(build(cache="other cache", directory=tmp_path / "other store")).read_bytes()
+
+
+def test_only_what_has_changed_is_compressed_again(venv: Path, build: Command, tmp_path: Path) -> None:
+    first = build()
+    assert reused(first)[0] == 0
+    (packages(venv) / "package_new").mkdir()
+    (packages(venv) / "package_new/__init__.py").write_text("new = True\n")
+    second = build()
+    again, frames = reused(second)
+    assert frames > 40
+    assert again >= frames - 4
+    assert archive(second).read_bytes() == from_nothing(build, tmp_path)
+
+
+def test_a_file_of_the_same_size_and_time_is_another_one(venv: Path, build: Command, tmp_path: Path) -> None:
+    module = packages(venv) / "package_7/module_1.py"
+    before = module.stat()
+    first = archive(build())
+    module.write_bytes(os.urandom(12_000).hex().encode())
+    os.utime(module, ns=(before.st_atime_ns, before.st_mtime_ns))
+    second = build()
+    assert archive(second) != first
+    assert reused(second)[0] > 0
+    assert archive(second).read_bytes() == from_nothing(build, tmp_path)
+
+
+@pytest.mark.parametrize("harm", ["damaged", "cut off", "gone"])
+def test_the_last_archive_is_not_trusted(harm: str, venv: Path, build: Command, tmp_path: Path) -> None:
+    last = archive(build())
+    content = bytearray(last.read_bytes())
+    if harm == "damaged":
+        for at in range(0, len(content) // 2, 100_000):
+            content[at] ^= 1
+    last.unlink()
+    if harm != "gone":
+        last.write_bytes(content[: len(content) // 2] if harm == "cut off" else content)
+    (packages(venv) / "new.py").touch()
+    new = build()
+    assert reused(new)[0] < reused(new)[1] - 4
+    assert archive(new).read_bytes() == from_nothing(build, tmp_path)
+
+
+def test_what_is_remembered_may_be_damaged(venv: Path, build: Command, tmp_path: Path) -> None:
+    build()
+    [memory] = (tmp_path / "cache").rglob("*.build")
+    content = memory.read_bytes()
+    for harm in (b"", content[: len(content) // 2], content[::-1], content + b"x"):
+        memory.write_bytes(harm)
+        (packages(venv) / "new.py").write_text(str(len(harm)))
+        done = build()
+        assert reused(done)[0] == 0
+        memory.write_bytes(harm)
+    assert archive(done).read_bytes() == from_nothing(build, tmp_path)
+
+
+def test_files_that_are_the_same_are_stored_once(venv: Path, build: Command, tmp_path: Path) -> None:
+    content = os.urandom(3_000_000)
+    names = ["a.so", "b.so", "package_3/c.so"]
+    without = archive(build()).stat().st_size
+    for name in names:
+        (packages(venv) / name).write_bytes(content)
+    done = build()
+    assert archive(done).stat().st_size - without < 3_100_000
+    site = packages(venv).relative_to(venv)
+    subprocess.run([binary(), "transplant", "unpack", archive(done), tmp_path / "ours"], check=True)
+    (tmp_path / "tars").mkdir()
+    subprocess.run(["tar", "--zstd", "-xf", archive(done), "-C", tmp_path / "tars"], check=True)
+    for name in names:
+        for root in ("ours", "tars"):
+            assert (tmp_path / root / site / name).read_bytes() == content
+    # Nothing that a program does to the one changes the other.
+    assert {(tmp_path / "ours" / site / name).stat().st_nlink for name in names} == {1}
+    # The same bytes, but another mode.
+    (packages(venv) / "b.so").chmod(0o755)
+    assert archive(build()).stat().st_size - without > 6_000_000
+
+
+WRITER = """
+import sys, time
+until = time.monotonic() + float(sys.argv[2])
+while time.monotonic() < until:
+    with open(sys.argv[1], "a") as file:
+        file.write("x = 1\\n")
+    time.sleep(0.001)
+"""
+
+
+@pytest.fixture
+def writer(venv: Path) -> Iterator[Callable[[float], Path]]:
+    running = []
+
+    def start(seconds: float) -> Path:
+        file = packages(venv) / "changing.py"
+        file.touch()
+        running.append(subprocess.Popen([sys.executable, "-c", WRITER, file, str(seconds)]))
+        while not file.stat().st_size:
+            time.sleep(0.01)
+        return file
+
+    yield start
+    for each in running:
+        each.kill()
+        each.wait()
+
+
+def test_a_file_that_changes_is_read_again(
+    venv: Path, build: Command, writer: Callable[[float], Path], tmp_path: Path
+) -> None:
+    file = writer(0.7)
+    done = build()
+    assert f"`{file}` changed while it was packed: it is packed again" in done.stderr
+    subprocess.run([binary(), "transplant", "unpack", archive(done), tmp_path / "unpacked"], check=True)
+    assert (tmp_path / "unpacked" / file.relative_to(venv)).read_bytes() == file.read_bytes()
+
+
+def test_a_file_that_goes_on_changing_is_named(
+    venv: Path, build: Command, writer: Callable[[float], Path], store: Path
+) -> None:
+    file = writer(600)
+    done = build(fails=True)
+    assert done.returncode == 1
+    assert done.stderr.count("it is packed again") == 2
+    assert f"error: `{file}` changed while it was packed\nhint: wait until nothing installs" in done.stderr
+    assert list(store.iterdir()) == []
+
+
+def test_the_second_of_two_builds_waits(venv: Path, store: Path, tmp_path: Path) -> None:
+    env = {"PATH": os.defpath, "XDG_CACHE_HOME": str(tmp_path / "cache")}
+    command = [*map(str, words(venv, store))]
+    running = [
+        subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(3)
+    ]
+    outputs = [each.communicate() for each in running]
+    assert [each.returncode for each in running] == [0, 0, 0]
+    assert len({out for out, _ in outputs}) == 1
+    assert sum("nothing to do" in said for _, said in outputs) == 2
+    assert sum("frames are those of the last archive" in said for _, said in outputs) == 1
+    assert any(f"waiting for another build of `{venv}`" in said for _, said in outputs)
+
+
+def test_what_a_killed_build_left_goes(build: Command, store: Path) -> None:
+    store.mkdir()
+    left = store / ".making-abc.pip"
+    left.write_bytes(b"half")
+    long_ago = time.time() - 5
+    os.utime(left, (long_ago, long_ago))
+    build()
+    assert not left.exists()
+
+
+@pytest.fixture
+def for_everybody() -> Iterator[Path]:
+    """pytest's own directories are for one user."""
+    directory = Path(tempfile.mkdtemp())
+    directory.chmod(0o777)
+    yield directory
+    shutil.rmtree(directory)
+
+
+def test_everything_that_is_unreadable_is_named(for_everybody: Path) -> None:
+    system = system_python()
+    if system is None:
+        pytest.skip("no Python that every user can read")
+    venv, store, program = for_everybody / "venv", for_everybody / "store", for_everybody / "htmap-exec"
+    subprocess.run([system.path, "-m", "venv", "--without-pip", venv], check=True)
+    shutil.copy(binary(), program)
+    secrets = [packages(venv) / "secret.py", packages(venv) / "closed", venv / "bin/secret"]
+    secrets[1].mkdir()
+    (secrets[1] / "x.py").touch()
+    for secret in (secrets[0], secrets[2]):
+        secret.touch()
+    for secret in secrets:
+        secret.chmod(0)
+    command = [program, "transplant", "build", "--python", venv / "bin/python", "--dir", store]
+    if os.geteuid() == 0:
+        command = ["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups", *command]
+    env = {"PATH": os.defpath, "XDG_CACHE_HOME": str(for_everybody / "cache")}
+    done = subprocess.run(command, env=env, capture_output=True, text=True)
+    assert done.returncode == 1
+    for secret in secrets:
+        assert f"`{secret}`" in done.stderr
+    assert "hint: make them readable, or leave them out with --exclude" in done.stderr
+    assert not store.exists()
+    left_out = ["--exclude", "*secret*", "--exclude", "*closed"]
+    done = subprocess.run([*command, *left_out], env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
