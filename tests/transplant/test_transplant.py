@@ -315,6 +315,17 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return Path(done.stdout.strip())
 
 
+def unpacked(archive: Path, into: Path) -> dict[Path, bytes | str]:
+    """All of its files and links."""
+    shutil.rmtree(into, ignore_errors=True)
+    subprocess.run([binary(), "transplant", "unpack", archive, into], check=True, stdout=subprocess.DEVNULL)
+    return {
+        path.relative_to(into): os.readlink(path) if path.is_symlink() else path.read_bytes()
+        for path in into.rglob("*")
+        if path.is_symlink() or path.is_file()
+    }
+
+
 def test_damage_is_found(small: Path, command: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path) -> None:
     whole = small.read_bytes()
     chance = random.Random(1)
@@ -333,6 +344,10 @@ def test_damage_is_found(small: Path, command: Callable[..., subprocess.Complete
         named = tmp_path / small.name
         shutil.copy(damaged, named)
         by_name = subprocess.run([binary(), "transplant", "verify", named], capture_output=True, text=True)
+        if by_name.returncode == 0:
+            # Such as a bit that zstd does not use.
+            assert unpacked(named, tmp_path / "damaged tree") == unpacked(small, tmp_path / "tree"), len(case)
+            continue
         assert by_name.returncode == 1, (by_name, len(case))
         assert "htmap-exec: error: " in by_name.stderr
         # Under another name an index may be another one that is as good, if its digest is consistent: never a crash.
