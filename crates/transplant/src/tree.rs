@@ -39,6 +39,10 @@ pub enum Content {
     Made(Vec<u8>),
 }
 
+/// How many bytes of paths are looked at to follow the links of a tree: twenty times what one of ten
+/// thousand links takes.
+const LONGEST_WALK: usize = 64 << 20;
+
 /// Why a tree is refused, or nothing.
 pub(crate) fn refusal(entries: &[Entry]) -> Option<String> {
     // Directories only, and never a link: whatever is written goes through real directories.
@@ -50,6 +54,7 @@ pub(crate) fn refusal(entries: &[Entry]) -> Option<String> {
             _ => None,
         })
         .collect();
+    let mut walked = 0;
     for entry in entries {
         let path = entry.path.as_slice();
         let shown = || String::from_utf8_lossy(path).into_owned();
@@ -63,8 +68,11 @@ pub(crate) fn refusal(entries: &[Entry]) -> Option<String> {
             return Some(format!("`{}` lies in no directory of the archive", shown()));
         }
         if let Kind::Symlink(target) = &entry.kind
-            && !stays_inside(&links, path, target)
+            && !stays_inside(&links, path, target, &mut walked)
         {
+            if walked > LONGEST_WALK {
+                return Some("its links lead through too many others".to_owned());
+            }
             return Some(format!(
                 "the link `{}` leads out of it, to `{}`",
                 shown(),
@@ -87,9 +95,18 @@ fn is_plain(name: &[u8]) -> bool {
 
 /// Whether a link leads to somewhere in the tree, or nowhere. It is followed as the kernel would,
 /// through other links of the tree: `..` after a link goes up from where that leads to.
-fn stays_inside<'a>(links: &HashMap<&'a [u8], &'a [u8]>, path: &'a [u8], target: &'a [u8]) -> bool {
-    let mut place: Vec<&[u8]> = path.split(|&byte| byte == b'/').collect();
-    place.pop();
+fn stays_inside<'a>(
+    links: &HashMap<&'a [u8], &'a [u8]>,
+    path: &[u8],
+    target: &'a [u8],
+    walked: &mut usize,
+) -> bool {
+    let up = |place: &mut Vec<u8>| {
+        let end = place.iter().rposition(|&byte| byte == b'/');
+        place.truncate(end.unwrap_or(0));
+    };
+    let mut place = path.to_vec();
+    up(&mut place);
     let mut ahead: Vec<&[u8]> = Vec::new();
     let follow = |ahead: &mut Vec<&'a [u8]>, target: &'a [u8]| {
         let sound = !target.is_empty() && !target.starts_with(b"/") && !target.contains(&0);
@@ -104,15 +121,19 @@ fn stays_inside<'a>(links: &HashMap<&'a [u8], &'a [u8]>, path: &'a [u8], target:
     while let Some(name) = ahead.pop() {
         match name {
             b"" | b"." => {}
-            b".." => {
-                if place.pop().is_none() {
+            b".." if place.is_empty() => return false,
+            b".." => up(&mut place),
+            _ => {
+                if !place.is_empty() {
+                    place.push(b'/');
+                }
+                place.extend_from_slice(name);
+                *walked += place.len();
+                if *walked > LONGEST_WALK {
                     return false;
                 }
-            }
-            _ => {
-                place.push(name);
-                if let Some(&next) = links.get(place.join(&b'/').as_slice()) {
-                    place.pop();
+                if let Some(&next) = links.get(place.as_slice()) {
+                    up(&mut place);
                     links_left -= 1;
                     if links_left == 0 {
                         return true;
@@ -183,6 +204,15 @@ mod tests {
             refusal(&[entry("a", link("b")), entry("b", link("a"))]),
             None
         );
+    }
+
+    #[test]
+    fn links_that_are_long_to_follow_are_refused() {
+        let tree: Vec<Entry> = (0..2_000)
+            .map(|name| entry(&format!("{name:04}"), link(&"a/".repeat(2_000))))
+            .collect();
+        let reason = refusal(&tree).expect("refused");
+        assert_eq!(reason, "its links lead through too many others");
     }
 
     #[test]
