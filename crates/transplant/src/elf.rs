@@ -90,9 +90,14 @@ pub(crate) fn read(
 fn string_table(elf: &Elf<'_>) -> Option<u64> {
     let address = u64::try_from(elf.dynamic.as_ref()?.info.strtab).ok()?;
     elf.program_headers.iter().find_map(|header| {
-        let within = header.p_type == goblin::elf::program_header::PT_LOAD
-            && (header.p_vaddr..header.p_vaddr + header.p_filesz).contains(&address);
-        within.then(|| header.p_offset + (address - header.p_vaddr))
+        let within = address.checked_sub(header.p_vaddr)?;
+        let is_there =
+            header.p_type == goblin::elf::program_header::PT_LOAD && within < header.p_filesz;
+        if is_there {
+            header.p_offset.checked_add(within)
+        } else {
+            None
+        }
     })
 }
 
