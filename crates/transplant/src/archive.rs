@@ -101,7 +101,12 @@ pub(crate) fn encode(
     for frame in frames {
         put(&mut plain, frame.compressed);
     }
-    let packed = zstd::bulk::compress(&plain, 3)?;
+    Ok((wrap(&plain, begin)?, digest))
+}
+
+/// Index and trailer.
+pub(crate) fn wrap(plain: &[u8], begin: u64) -> std::io::Result<Vec<u8>> {
+    let packed = zstd::bulk::compress(plain, 3)?;
     let mut out = Vec::with_capacity(packed.len() + 16 + TRAILER);
     let skippable = |out: &mut Vec<u8>, magic: u32, content: &[u8]| {
         let length = u32::try_from(content.len()).map_err(std::io::Error::other)?;
@@ -116,7 +121,7 @@ pub(crate) fn encode(
     let mut trailer = begin.to_le_bytes().to_vec();
     trailer.extend_from_slice(SIGNATURE);
     skippable(&mut out, TRAILER_MAGIC, &trailer)?;
-    Ok((out, digest))
+    Ok(out)
 }
 
 fn listing(

@@ -11,6 +11,9 @@ mod check;
 mod elf;
 mod error;
 mod frame;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 mod linkage;
 mod manifest;
 mod mount;
