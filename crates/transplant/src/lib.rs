@@ -17,6 +17,8 @@ pub mod fuzzing;
 mod linkage;
 mod manifest;
 mod mount;
+#[cfg(test)]
+mod mutations;
 mod node;
 mod order;
 mod pack;
