@@ -175,7 +175,7 @@ fn versions(
             if let Some(version) = string(u64::from(at)) {
                 found.push((version, library.clone()));
             }
-            if after == 0 {
+            if after == 0 || found.len() > MOST_NAMES {
                 break;
             }
             name += after as usize;
@@ -297,6 +297,14 @@ mod tests {
             };
             parse(&header, &read);
         }
+    }
+
+    /// Of 65535 names each, in tables that overlap: more than fit into memory.
+    #[test]
+    fn versions_that_lead_to_themselves_end() {
+        let table = [1, 0, 255, 255, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0].repeat(4096);
+        let found = versions(&table, u64::MAX, &|_| Some("x".repeat(LONGEST_NAME)));
+        assert!(found.len() <= MOST_NAMES + 1);
     }
 
     #[test]
