@@ -111,16 +111,18 @@ def test_the_site_names_it(node: Node, archive: Path, base: Path) -> None:
     assert outcome.value.endswith("/_htmap_python")
 
 
-def test_jobs_that_start_together(node: Node, archive: Path, base: Path) -> None:
-    with ThreadPoolExecutor() as pool:
-        outcomes = list(pool.map(lambda _: node.run(archive, PREFIX, "--cache-dir", base / "cache"), range(4)))
+@pytest.mark.parametrize("jobs", [2, 10])
+def test_jobs_that_start_together(node: Node, archive: Path, base: Path, jobs: int) -> None:
+    with ThreadPoolExecutor(jobs) as pool:
+        outcomes = list(pool.map(lambda _: node.run(archive, PREFIX, "--cache-dir", base / "cache"), range(jobs)))
     assert {outcome.value for outcome in outcomes} == {str(entry(base / "cache") / "tree")}
     assert sum("unpacked `" in outcome.stderr for outcome in outcomes) == 1
 
 
 def test_a_kill_while_it_is_made(node: Node, archive: Path, base: Path) -> None:
     cache = base / "cache"
-    for delay in (0.03, 0.08, 0.15, 0.3):
+    for moment in range(10):
+        delay = 0.01 + 0.04 * moment
         scratch = node.scratch(PREFIX)
         words = ["run", "--transplant", archive, "--cache-dir", cache, "0"]
         running = subprocess.Popen([binary(), *words], cwd=scratch.dir, env=scratch.env, stdout=subprocess.DEVNULL)
@@ -137,14 +139,31 @@ def test_a_kill_while_it_is_made(node: Node, archive: Path, base: Path) -> None:
     assert done.returncode == 0, done.stdout
 
 
-@pytest.mark.parametrize("how", ["removed", "added", "replaced", "cut", "emptied", "before-boot", "never-complete"])
+CHANGES = [
+    "removed",
+    "added",
+    "replaced",
+    "cut",
+    "emptied",
+    "before-boot",
+    "never-complete",
+    "a-byte-of-a-library",
+    "sitecustomize",
+    "mode",
+]
+
+
+@pytest.mark.parametrize("how", CHANGES)
 def test_what_has_changed_is_made_again(node: Node, archive: Path, base: Path, how: str) -> None:
     cache = base / "cache"
     node.run(archive, PREFIX, "--cache-dir", cache)
     place = entry(cache)
     json_package = place / "tree" / "lib" / f"python{MAIN.minor}" / "json"
     program = place / "tree" / "bin" / f"python{MAIN.minor}"
-    if how != "cut":
+    site = place / "tree" / "lib" / f"python{MAIN.minor}" / "site-packages"
+    library = next((place / "tree" / "lib").glob("python3*/lib-dynload/_json.*.so"))
+    whole = library.read_bytes()
+    if how not in ("cut", "a-byte-of-a-library", "sitecustomize", "mode"):
         json_package.chmod(0o755)
         # That alone is a change: put back what the kernel does not remember.
     if how == "removed":
@@ -158,6 +177,17 @@ def test_what_has_changed_is_made_again(node: Node, archive: Path, base: Path, h
         os.truncate(program, 100)
     elif how == "emptied":
         shutil.rmtree(json_package)
+    elif how == "a-byte-of-a-library":
+        before = library.stat()
+        library.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+        os.utime(library, ns=(before.st_atime_ns, before.st_mtime_ns))
+    elif how == "sitecustomize":
+        site.chmod(0o755)
+        (site / "sitecustomize.py").write_text("raise SystemExit(3)\n")
+        site.chmod(0o555)
+    elif how == "mode":
+        site.chmod(0o777)
+        site.chmod(0o555)
     elif how == "before-boot":
         ready = json.loads((place / "ready").read_text())
         ready["boot"] = "another"
@@ -171,6 +201,8 @@ def test_what_has_changed_is_made_again(node: Node, archive: Path, base: Path, h
     assert "unpacked `" in outcome.stderr
     assert (json_package / "scanner.py").stat().st_size > 100
     assert not (json_package / "more.py").exists()
+    assert not (site / "sitecustomize.py").exists()
+    assert library.read_bytes() == whole
     assert program.stat().st_size > 100
 
 
@@ -337,7 +369,34 @@ def test_what_another_user_prepared_is_not_used(node: Node, archive: Path, base:
     assert list(trap.iterdir()) == []
 
 
+@pytest.mark.parametrize("what", ["entry", "tree", "lock"])
+def test_a_link_in_the_place_of_an_entry(node: Node, archive: Path, base: Path, what: str) -> None:
+    """However it came there: nothing is taken from where it leads, or written or removed there."""
+    cache = base / "cache"
+    node.run(archive, PREFIX, "--cache-dir", cache)
+    place = entry(cache) if what == "entry" else entry(cache) / what
+    away = base / "away"
+    if what == "lock":
+        away.write_text("mine")
+        place.unlink()
+    else:
+        place.rename(away)
+    place.symlink_to(away)
+    outcome = node.run(archive, PREFIX, "--cache-dir", cache)
+    if what == "tree":
+        # It is a change, so it is made again.
+        assert outcome.value == str(place), outcome.dump()
+        assert not place.is_symlink()
+        assert (away / "bin").is_dir()
+    else:
+        from_scratch(outcome, "is not a directory" if what == "entry" else "cannot open")
+        assert (away / "tree" / "bin").is_dir() if what == "entry" else away.read_text() == "mine"
+
+
 def test_what_makes_no_sense(node: Node, archive: Path, base: Path) -> None:
+    (base / "file").write_text("mine")
+    from_scratch(node.run(archive, PREFIX, "--cache-dir", base / "file"), "cannot make")
+    assert (base / "file").read_text() == "mine"
     from_scratch(node.run(archive, PREFIX, "--cache-dir", "relative"), "no absolute path")
     from_scratch(node.run(archive, PREFIX, "--cache-dir", base / "no" / "such"), "cannot make")
     from_scratch(node.run(archive, PREFIX, "--cache-dir", base / "c", HTMAP_EXEC_CACHE_SIZE="lots"), "its size `lots`")

@@ -5,6 +5,8 @@ use std::io::{self, Read as _};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
+use std::sync::mpsc::{self, Receiver};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::distributions::Distributions;
@@ -14,6 +16,8 @@ const PROGRAM: &str = include_str!("probe.py");
 /// What its answer begins with.
 const BEGIN: &[u8] = b"htmap-exec probe\0";
 const LIMIT: Duration = Duration::from_secs(30);
+/// For what it said to be read, once it has ended.
+const GRACE: Duration = Duration::from_secs(1);
 
 /// What an interpreter says of itself.
 #[derive(Debug, Clone)]
@@ -97,6 +101,41 @@ fn read(stdout: &[u8]) -> Option<Interpreter> {
     })
 }
 
+/// What comes out of a pipe, as it comes.
+struct Said {
+    text: Arc<Mutex<Vec<u8>>>,
+    ended: Receiver<()>,
+}
+
+impl Said {
+    fn of(pipe: Option<impl io::Read + Send + 'static>) -> Self {
+        let text = Arc::new(Mutex::new(Vec::new()));
+        let (end, ended) = mpsc::channel();
+        let shared = Arc::clone(&text);
+        std::thread::spawn(move || {
+            // Until this thread is done.
+            let _end = end;
+            // Nobody's answer is longer.
+            let Some(mut pipe) = pipe.map(|pipe| pipe.take(1 << 20)) else {
+                return;
+            };
+            let mut some = vec![0; 16 << 10];
+            while let Ok(length @ 1..) = pipe.read(&mut some) {
+                let mut text = shared.lock().unwrap_or_else(PoisonError::into_inner);
+                text.extend_from_slice(&some[..length]);
+            }
+        });
+        Self { text, ended }
+    }
+
+    /// All that it said before it ended. What it started may hold the pipe open for as long as it likes.
+    fn text(self) -> Vec<u8> {
+        let _ = self.ended.recv_timeout(GRACE);
+        let mut text = self.text.lock().unwrap_or_else(PoisonError::into_inner);
+        std::mem::take(&mut text)
+    }
+}
+
 /// Asks it.
 pub fn probe(path: &Path) -> Result<Interpreter, ProbeError> {
     let mut child = Command::new(path)
@@ -106,18 +145,8 @@ pub fn probe(path: &Path) -> Result<Interpreter, ProbeError> {
         .stderr(Stdio::piped())
         .spawn()
         .map_err(ProbeError::Start)?;
-    let reader = |pipe: Option<Box<dyn io::Read + Send>>| {
-        std::thread::spawn(move || {
-            let mut text = Vec::new();
-            if let Some(pipe) = pipe {
-                // Nobody's answer is longer.
-                let _ = pipe.take(1 << 20).read_to_end(&mut text);
-            }
-            text
-        })
-    };
-    let stdout = reader(child.stdout.take().map(|pipe| Box::new(pipe) as _));
-    let stderr = reader(child.stderr.take().map(|pipe| Box::new(pipe) as _));
+    let stdout = Said::of(child.stdout.take());
+    let stderr = Said::of(child.stderr.take());
     let deadline = Instant::now() + LIMIT;
     let status = loop {
         match child.try_wait().map_err(ProbeError::Start)? {
@@ -131,11 +160,9 @@ pub fn probe(path: &Path) -> Result<Interpreter, ProbeError> {
             None => std::thread::sleep(Duration::from_millis(1)),
         }
     };
-    let text = |thread: std::thread::JoinHandle<Vec<u8>>| thread.join().unwrap_or_default();
-    let stdout = text(stdout);
     if !status.success() {
-        let stderr = String::from_utf8_lossy(&text(stderr)).into_owned();
+        let stderr = String::from_utf8_lossy(&stderr.text()).into_owned();
         return Err(ProbeError::Ended { status, stderr });
     }
-    read(&stdout).ok_or(ProbeError::Unreadable)
+    read(&stdout.text()).ok_or(ProbeError::Unreadable)
 }

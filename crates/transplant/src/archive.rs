@@ -7,6 +7,7 @@
 
 use std::fmt;
 use std::fs::File;
+use std::io::Read as _;
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 
@@ -28,8 +29,17 @@ const TRAILER: usize = 4 + 4 + 8 + 8;
 pub(crate) const FRAME: usize = 2 << 20;
 /// More than any frame of ours has: what claims more is a bomb.
 const LARGEST_FRAME: u64 = 64 << 20;
-/// The same for the index: half a kilobyte for each of a million entries.
-const LARGEST_INDEX: u64 = 512 << 20;
+/// The same for the index: 64 bytes for each of a million entries.
+const LARGEST_INDEX: u64 = 64 << 20;
+/// Of all paths together: each says only in what it differs from the one before, so that a small
+/// index could name more than fits into memory.
+const LARGEST_PATHS: usize = 256 << 20;
+/// The kernel takes no longer one.
+pub(crate) const LONGEST_PATH: usize = 4095;
+
+/// How large the files may be together, as a multiple of the frames: files that are the same are
+/// stored once.
+const MOST_COPIES: u64 = 16;
 
 /// What an archive is called: the SHA-256 of its listing.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -60,7 +70,7 @@ pub(crate) struct Frame {
 
 /// Where the bytes of a file begin: in this frame, at this place of its content. What does not fit
 /// goes on at the beginning of the next frame.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Place {
     pub(crate) frame: usize,
     pub(crate) offset: u64,
@@ -96,7 +106,12 @@ pub(crate) fn encode(
     for frame in frames {
         put(&mut plain, frame.compressed);
     }
-    let packed = zstd::bulk::compress(&plain, 3)?;
+    Ok((wrap(&plain, begin)?, digest))
+}
+
+/// Index and trailer.
+pub(crate) fn wrap(plain: &[u8], begin: u64) -> std::io::Result<Vec<u8>> {
+    let packed = zstd::bulk::compress(plain, 3)?;
     let mut out = Vec::with_capacity(packed.len() + 16 + TRAILER);
     let skippable = |out: &mut Vec<u8>, magic: u32, content: &[u8]| {
         let length = u32::try_from(content.len()).map_err(std::io::Error::other)?;
@@ -111,7 +126,7 @@ pub(crate) fn encode(
     let mut trailer = begin.to_le_bytes().to_vec();
     trailer.extend_from_slice(SIGNATURE);
     skippable(&mut out, TRAILER_MAGIC, &trailer)?;
-    Ok((out, digest))
+    Ok(out)
 }
 
 fn listing(
@@ -209,6 +224,13 @@ impl Archive {
                 frame.length
             )));
         }
+        // What memory it takes to read one does not depend on claims.
+        if archive.frames.iter().any(|frame| {
+            let length = usize::try_from(frame.length).expect("checked");
+            frame.compressed > zstd::zstd_safe::compress_bound(length) as u64
+        }) {
+            return Err(damaged("one of its frames is longer than its content"));
+        }
         if !archive.places_are_sound() {
             return Err(damaged("its index names places outside of its frames"));
         }
@@ -231,33 +253,49 @@ impl Archive {
             .sum()
     }
 
-    /// Every byte of every file lies in a frame.
+    /// Every byte of every file lies in a frame. Files share all their bytes or none, and hold no more
+    /// than so often what the frames do: else a few frames could be the content of any number of
+    /// files.
     fn places_are_sound(&self) -> bool {
-        self.entries
+        let mut files: Vec<(Place, u64)> = self
+            .entries
             .iter()
             .zip(&self.places)
-            .all(|(entry, place)| match (&entry.kind, place) {
-                (Kind::File(size), Some(place)) => self.is_within(*place, *size),
-                _ => true,
+            .filter_map(|(entry, place)| match (&entry.kind, place) {
+                (Kind::File(size), Some(place)) => Some((*place, *size)),
+                _ => None,
             })
+            .collect();
+        let held: u64 = self.frames.iter().map(|frame| frame.length).sum();
+        if self.bytes() > held.saturating_mul(MOST_COPIES) {
+            return false;
+        }
+        files.sort_unstable();
+        files.dedup();
+        let mut free = Place {
+            frame: 0,
+            offset: 0,
+        };
+        files.into_iter().all(|(place, size)| {
+            let end = (place >= free).then(|| self.end(place, size)).flatten();
+            free = end.unwrap_or(free);
+            end.is_some()
+        })
     }
 
-    fn is_within(&self, place: Place, size: u64) -> bool {
-        let Some(frames) = self.frames.get(place.frame..) else {
-            return false;
-        };
+    /// Where a file ends, if that is in a frame.
+    fn end(&self, place: Place, size: u64) -> Option<Place> {
         let (mut offset, mut left) = (place.offset, size);
-        for frame in frames {
-            let Some(room) = frame.length.checked_sub(offset) else {
-                return false;
-            };
-            left -= room.min(left);
-            if left == 0 {
-                return true;
+        for (frame, each) in self.frames.iter().enumerate().skip(place.frame) {
+            let room = each.length.checked_sub(offset)?;
+            if left <= room {
+                let offset = offset + left;
+                return Some(Place { frame, offset });
             }
+            left -= room;
             offset = 0;
         }
-        false
+        None
     }
 }
 
@@ -300,11 +338,17 @@ fn index(path: &Path, file: &File) -> Result<(Vec<u8>, u64), Error> {
     if plain_length > LARGEST_INDEX {
         return Err(hostile(format!("its index claims {plain_length} bytes")));
     }
-    let plain = zstd::bulk::decompress(
-        &index[16..],
-        usize::try_from(plain_length).expect("checked"),
-    )
-    .map_err(|error| damaged(&format!("its index cannot be read: {error}")))?;
+    let mut plain = Vec::new();
+    // As it comes, and not as it claims.
+    zstd::Decoder::with_buffer(&index[16..])
+        .and_then(|decoder| {
+            let mut bounded = decoder.single_frame().take(plain_length + 1);
+            bounded.read_to_end(&mut plain)
+        })
+        .map_err(|error| damaged(&format!("its index cannot be read: {error}")))?;
+    if plain.len() as u64 != plain_length {
+        return Err(damaged("its index is not as long as it says"));
+    }
     Ok((plain, begin))
 }
 
@@ -343,17 +387,26 @@ fn parse(path: &Path, plain: &[u8]) -> Option<Archive> {
     let count = reader.count(4)?;
     let mut entries: Vec<Entry> = Vec::with_capacity(count);
     let mut places = Vec::with_capacity(count);
+    let mut paths = 0;
     for _ in 0..count {
         let shared = usize::try_from(reader.number()?).ok()?;
         let rest = reader.sized()?;
         let last = entries.last().map_or(&b""[..], |entry| &entry.path);
-        let mut path = Vec::with_capacity(shared.min(last.len()) + rest.len());
-        path.extend_from_slice(last.get(..shared)?);
-        path.extend_from_slice(rest);
+        let path = [last.get(..shared)?, rest].concat();
+        paths += path.len();
+        if path.len() > LONGEST_PATH || paths > LARGEST_PATHS {
+            return None;
+        }
         let mode = u32::try_from(reader.number()?).ok()?;
         let (kind, place) = match reader.byte()? {
             b'd' => (Kind::Directory, None),
-            b'l' => (Kind::Symlink(reader.sized()?.to_vec()), None),
+            b'l' => {
+                let target = reader.sized()?;
+                if target.len() > LONGEST_PATH {
+                    return None;
+                }
+                (Kind::Symlink(target.to_vec()), None)
+            }
             b'f' => {
                 let size = reader.number()?;
                 let place = Place {
@@ -415,5 +468,51 @@ mod tests {
         assert_eq!(archive.places, places);
         assert_eq!(archive.entries[2].kind, Kind::Symlink(b"a".to_vec()));
         assert_eq!(archive.entries[1].path, b"lib/a");
+    }
+
+    fn refused(entries: &[Entry], places: &[Option<Place>], frames: &[Frame]) -> String {
+        let begin = frames.iter().map(|frame| frame.compressed).sum();
+        let (bytes, _) = encode(b"{}", entries, places, frames, begin).unwrap();
+        let file = tempfile::NamedTempFile::new().unwrap();
+        // Sparse, where it claims to be long.
+        file.as_file().set_len(begin).unwrap();
+        file.as_file().write_all_at(&bytes, begin).unwrap();
+        Archive::open(file.path()).unwrap_err().to_string()
+    }
+
+    /// Each of these made a reader ask for more memory than there is, or work for hours.
+    #[test]
+    fn little_that_claims_much_is_refused() {
+        let file = |name: usize, size| Entry {
+            path: format!("{name:06}").into_bytes(),
+            kind: Kind::File(size),
+            mode: 0o644,
+        };
+        let frame = |length, compressed| Frame {
+            length,
+            digest: [0; 32],
+            compressed,
+        };
+        let at = |frame, offset| Some(Place { frame, offset });
+        // Every file in every frame: 10^10 pieces.
+        let frames = vec![frame(1, 1); 100_000];
+        let files: Vec<Entry> = (0..100_000).map(|name| file(name, 100_000)).collect();
+        let reason = refused(&files, &vec![at(0, 0); files.len()], &frames);
+        assert!(reason.contains("places outside"), "{reason}");
+        let two = [file(1, 8), file(2, 8)];
+        let reason = refused(&two, &[at(0, 0), at(0, 7)], &[frame(16, 16)]);
+        assert!(reason.contains("places outside"), "{reason}");
+        // A frame of a terabyte.
+        let reason = refused(&[file(1, 8)], &[at(0, 0)], &[frame(16, 1 << 40)]);
+        assert!(reason.contains("longer than its content"), "{reason}");
+        // A path that grows with every entry.
+        let long = |length: usize| Entry {
+            path: vec![b'x'; length],
+            kind: Kind::Directory,
+            mode: 0o755,
+        };
+        let grown: Vec<Entry> = (1..20_000).map(long).collect();
+        let reason = refused(&grown, &vec![None; grown.len()], &[]);
+        assert!(reason.contains("makes no sense"), "{reason}");
     }
 }

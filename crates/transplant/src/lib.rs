@@ -12,10 +12,15 @@ mod elf;
 mod encoding;
 mod error;
 mod frame;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 mod linkage;
 mod manifest;
 mod memory;
 mod mount;
+#[cfg(test)]
+mod mutations;
 mod node;
 mod order;
 mod pack;

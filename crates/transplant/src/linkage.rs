@@ -20,6 +20,9 @@ use goblin::elf::program_header::{PT_DYNAMIC, PT_INTERP, PT_LOAD, PT_NOTE};
 
 /// No table of ours is longer; what claims more is no file that runs.
 const LARGEST_TABLE: u64 = 64 << 20;
+/// The same for names, and for how many there are of one kind.
+const LONGEST_NAME: usize = 4096;
+const MOST_NAMES: usize = 4096;
 /// `NT_GNU_PROPERTY_TYPE_0` and `GNU_PROPERTY_X86_ISA_1_NEEDED` of the x86-64 psABI:
 /// <https://gitlab.com/x86-psABIs/x86-64-ABI>
 const GNU_PROPERTY: u32 = 5;
@@ -50,8 +53,9 @@ pub(crate) fn read(path: &Path) -> io::Result<Option<Linkage>> {
         Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(None),
         other => other?,
     }
+    let size = file.metadata()?.len();
     Ok(parse(&header, &|offset, length| {
-        if length > LARGEST_TABLE {
+        if length > LARGEST_TABLE || offset.checked_add(length)? > size {
             return None;
         }
         let mut bytes = vec![0; usize::try_from(length).ok()?];
@@ -141,6 +145,7 @@ fn parse(header: &[u8; 64], read: Read<'_>) -> Option<Linkage> {
         .iter()
         .filter(|(tag, _)| *tag == DT_NEEDED)
         .filter_map(|(_, at)| string(*at))
+        .take(MOST_NAMES)
         .collect();
     linkage.search = dynamic
         .iter()
@@ -181,9 +186,12 @@ fn versions(
             if let Some(version) = string(u64::from(at)) {
                 found.push((version, library.clone()));
             }
+            if after == 0 || found.len() > MOST_NAMES {
+                break;
+            }
             name += after as usize;
         }
-        if next == 0 {
+        if next == 0 || found.len() > MOST_NAMES {
             break;
         }
         each += next as usize;
@@ -230,6 +238,7 @@ fn property(content: &[u8]) -> Option<u8> {
 
 fn text(bytes: &[u8], at: usize) -> Option<String> {
     let rest = bytes.get(at..)?;
+    let rest = &rest[..rest.len().min(LONGEST_NAME)];
     let end = rest.iter().position(|&byte| byte == 0)?;
     Some(String::from_utf8_lossy(&rest[..end]).into_owned())
 }
@@ -299,6 +308,14 @@ mod tests {
             };
             parse(&header, &read);
         }
+    }
+
+    /// Of 65535 names each, in tables that overlap: more than fit into memory.
+    #[test]
+    fn versions_that_lead_to_themselves_end() {
+        let table = [1, 0, 255, 255, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0].repeat(4096);
+        let found = versions(&table, u64::MAX, &|_| Some("x".repeat(LONGEST_NAME)));
+        assert!(found.len() <= MOST_NAMES + 1);
     }
 
     #[test]

@@ -55,6 +55,10 @@ pub(crate) fn use_of(path: &[u8]) -> Use {
         return Use::Start;
     }
     let name = path.rsplit(|&byte| byte == b'/').next().unwrap_or(path);
+    // `site` reads them all: https://docs.python.org/3/library/site.html
+    if name.ends_with(b".pth") {
+        return Use::Start;
+    }
     if !is_code(name)
         || path
             .split(|&byte| byte == b'/')
@@ -71,7 +75,11 @@ pub(crate) fn use_of(path: &[u8]) -> Use {
 fn is_code(name: &[u8]) -> bool {
     let has = |part: &[u8]| name.windows(part.len()).any(|window| window == part);
     // What `python -O` reads is of no interest to the others, and named `.opt-1.pyc`: PEP 488.
-    name.ends_with(b".pyc") && !has(b".opt-") || name.ends_with(b".so") || has(b".so.")
+    // Made to fit its place, `_sysconfigdata` has no bytecode.
+    name.ends_with(b".pyc") && !has(b".opt-")
+        || name.starts_with(b"_sysconfigdata")
+        || name.ends_with(b".so")
+        || has(b".so.")
 }
 
 #[cfg(test)]

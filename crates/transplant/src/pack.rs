@@ -279,6 +279,7 @@ fn plan(
 ) -> (Vec<Vec<Part>>, Vec<Option<Place>>) {
     let mut frames = vec![Vec::new()];
     let mut filled = 0;
+    let mut last = Use::Else;
     let mut places = vec![None; entries.len()];
     for &index in order {
         let entry = &entries[index];
@@ -287,7 +288,8 @@ fn plan(
             Kind::File(size) if first.is_none() => size,
             _ => 0,
         };
-        let limit = match use_of(&entry.path) {
+        let group = use_of(&entry.path);
+        let limit = match group {
             Use::Start | Use::Import => FRAME,
             Use::Else => SELDOM,
         } as u64;
@@ -295,10 +297,12 @@ fn plan(
         // A file that fits into a frame lies in one. Where else a frame ends is a matter of paths, so
         // that a change does not move the ends of all frames behind it.
         let is_full = filled + whole > limit;
-        if filled > 0 && (is_full || filled >= limit / 4 * 3 && is_an_end(&entry.path)) {
+        let is_end = filled >= limit / 4 * 3 && is_an_end(&entry.path);
+        if filled > 0 && (is_full || is_end || group != last) {
             frames.push(Vec::new());
             filled = 0;
         }
+        last = group;
         let mut frame = frames.len() - 1;
         frames[frame].push(Part::Header(index));
         filled += headers[index].len() as u64;

@@ -4,8 +4,9 @@
 //! holds a list of them, so whoever has unpacked it can change them, and whoever mounts it can show
 //! them changed.
 
+use std::collections::HashSet;
 use std::fs;
-use std::io::ErrorKind;
+use std::io::{ErrorKind, Read as _};
 use std::os::unix::fs::{FileExt as _, PermissionsExt as _};
 use std::path::{Component, Path, PathBuf};
 use std::time::{Duration, SystemTime};
@@ -17,6 +18,9 @@ use crate::pack::MTIME;
 
 /// The list, below the root.
 pub const RECORD: &str = "conda-meta/htmap-exec-prefixes.json";
+
+/// Of text, before and after; and of the list. What is longer is none that anybody installed.
+const LARGEST_TEXT: u64 = 64 << 20;
 
 /// What names the old prefix.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -46,8 +50,10 @@ impl Field {
     /// The bytes to put there for another prefix, or nothing if there is no room for it.
     pub fn bytes(&self, prefix: &str) -> Option<Vec<u8>> {
         let length = usize::try_from(self.length).ok()?;
-        let mut bytes = self.pieces.join(prefix).into_bytes();
-        (bytes.len() <= length).then(|| {
+        let gaps = self.pieces.len().saturating_sub(1);
+        let named = self.pieces.iter().map(String::len).sum::<usize>() + gaps * prefix.len();
+        (named <= length).then(|| {
+            let mut bytes = self.pieces.join(prefix).into_bytes();
             bytes.resize(length, 0);
             bytes
         })
@@ -59,7 +65,13 @@ impl Field {
 /// file through a link.
 pub fn apply(root: &Path, new: &Path) -> Result<Vec<String>, Error> {
     let record = root.join(RECORD);
-    let bytes = match fs::read(&record) {
+    let read = |path: &Path| -> std::io::Result<Vec<u8>> {
+        let mut bytes = Vec::new();
+        let file = fs::File::open(path)?;
+        file.take(LARGEST_TEXT + 1).read_to_end(&mut bytes)?;
+        Ok(bytes)
+    };
+    let bytes = match read(&record) {
         Ok(bytes) => bytes,
         Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
             return Ok(Vec::new());
@@ -72,6 +84,9 @@ pub fn apply(root: &Path, new: &Path) -> Result<Vec<String>, Error> {
     };
     let prefixes: Prefixes =
         serde_json::from_slice(&bytes).map_err(|error| refused(error.to_string()))?;
+    if !prefixes.old.starts_with('/') || prefixes.old.len() < 2 {
+        return Err(refused(format!("`{}` is no prefix", prefixes.old)));
+    }
     let real = root.canonicalize().map_err(Error::io("find", root))?;
     let Some(new) = new.to_str() else {
         return Ok(vec![format!(
@@ -100,6 +115,14 @@ pub fn apply(root: &Path, new: &Path) -> Result<Vec<String>, Error> {
     let mut left = Vec::new();
     for field in &prefixes.binary {
         let file = place(&field.path)?;
+        let end = field.offset.checked_add(field.length);
+        let size = fs::metadata(&file).map_err(Error::io("read", &file))?.len();
+        if end.is_none_or(|end| end > size) {
+            return Err(refused(format!(
+                "it names bytes behind the end of `{}`",
+                field.path
+            )));
+        }
         let Some(bytes) = field.bytes(new) else {
             left.push(format!(
                 "`{}` still names `{}`: there is no room for `{new}`",
@@ -107,24 +130,30 @@ pub fn apply(root: &Path, new: &Path) -> Result<Vec<String>, Error> {
             ));
             continue;
         };
-        change(&file, |opened| {
-            let end = field.offset.saturating_add(field.length);
-            if end > opened.metadata()?.len() {
-                return Err(ErrorKind::InvalidData.into());
-            }
-            opened.write_all_at(&bytes, field.offset)
-        })?;
+        change(&file, |opened| opened.write_all_at(&bytes, field.offset))?;
     }
+    let mut changed = HashSet::new();
     for path in &prefixes.text {
         let file = place(path)?;
-        let bytes = fs::read(&file).map_err(Error::io("read", &file))?;
-        let Ok(text) = String::from_utf8(bytes) else {
-            left.push(format!(
-                "`{path}` still names `{}`: it is no text",
-                prefixes.old
-            ));
-            continue;
+        // Else a name of itself in the new prefix would grow with each time.
+        if !changed.insert(file.clone()) {
+            return Err(refused(format!("it names `{path}` twice")));
+        }
+        let bytes = read(&file).map_err(Error::io("read", &file))?;
+        let text = match String::from_utf8(bytes) {
+            Ok(text) if text.len() as u64 <= LARGEST_TEXT => text,
+            _ => {
+                left.push(format!(
+                    "`{path}` still names `{}`: it is no text",
+                    prefixes.old
+                ));
+                continue;
+            }
         };
+        let more = new.len().saturating_sub(prefixes.old.len());
+        if (text.len() + text.matches(&prefixes.old).count() * more) as u64 > LARGEST_TEXT {
+            return Err(refused(format!("`{path}` would become too long")));
+        }
         let text = text.replace(&prefixes.old, new);
         change(&file, |opened| {
             opened.set_len(text.len() as u64)?;
@@ -215,5 +244,38 @@ mod tests {
             assert_eq!(fs::read(outside.path()).expect("read"), [7; 300]);
             assert_eq!(fs::read(root.path().join("short")).expect("read"), b"x");
         }
+    }
+
+    /// Each of these asked for more memory than there is, or filled the disk.
+    #[test]
+    fn little_that_becomes_much_is_refused() {
+        let apply_to = |old: &str, text: &[&str], binary: Vec<Field>| {
+            let root = tree(&Prefixes {
+                old: old.to_owned(),
+                text: text.iter().map(|&path| path.to_owned()).collect(),
+                binary,
+            });
+            fs::write(root.path().join("a"), "/o ".repeat(100_000)).expect("written");
+            let new = format!("/{}", "/o".repeat(2_000));
+            let done = apply(root.path(), Path::new(&new));
+            let kept = fs::metadata(root.path().join("a")).expect("there").len();
+            assert!(kept <= LARGEST_TEXT, "{kept}");
+            done.expect_err("refused").to_string()
+        };
+        let said = apply_to("/o", &[], vec![field("a", 1 << 50)]);
+        assert!(said.contains("behind the end"), "{said}");
+        for old in ["", "o", "/"] {
+            let said = apply_to(old, &["a"], vec![]);
+            assert!(said.contains("is no prefix"), "{said}");
+        }
+        let said = apply_to("/o", &["a"], vec![]);
+        assert!(said.contains("would become too long"), "{said}");
+        let said = apply_to("/x", &["a", "a"], vec![]);
+        assert!(said.contains("twice"), "{said}");
+        let many = Field {
+            pieces: vec![String::new(); 10_000_000],
+            ..field("a", 10)
+        };
+        assert_eq!(many.bytes(&"x".repeat(1 << 20)), None);
     }
 }

@@ -90,10 +90,15 @@ impl Content {
     }
 }
 
+/// How many bytes of paths are looked at to follow the links of a tree: twenty times what one of ten
+/// thousand links takes.
+const LONGEST_WALK: usize = 64 << 20;
+
 /// Why a tree is refused, or nothing.
 pub(crate) fn refusal(entries: &[Entry]) -> Option<String> {
-    // Directories only, and never a link: whatever is written goes through real directories.
-    let mut seen: HashMap<&[u8], bool> = HashMap::with_capacity(entries.len());
+    // Never a link: whatever is written goes through real directories.
+    let mut directories: Vec<&[u8]> = Vec::new();
+    let mut last: &[u8] = b"";
     let links: HashMap<&[u8], &[u8]> = entries
         .iter()
         .filter_map(|entry| match &entry.kind {
@@ -101,6 +106,7 @@ pub(crate) fn refusal(entries: &[Entry]) -> Option<String> {
             _ => None,
         })
         .collect();
+    let mut walked = 0;
     for entry in entries {
         let path = entry.path.as_slice();
         let shown = || String::from_utf8_lossy(path).into_owned();
@@ -108,14 +114,29 @@ pub(crate) fn refusal(entries: &[Entry]) -> Option<String> {
         if path.is_empty() || names.into_iter().any(|name| !is_plain(name)) {
             return Some(format!("it holds the path `{}`", shown()));
         }
-        if let Some(end) = path.iter().rposition(|&byte| byte == b'/')
-            && seen.get(&path[..end]) != Some(&true)
-        {
-            return Some(format!("`{}` lies in no directory of the archive", shown()));
+        if !comes_before(last, path) {
+            return Some(format!("it holds `{}` twice, or too late", shown()));
+        }
+        last = path;
+        if let Some(end) = path.iter().rposition(|&byte| byte == b'/') {
+            // Those that are left behind have nothing more in them.
+            while directories
+                .pop_if(|directory| *directory != &path[..end])
+                .is_some()
+            {}
+            if directories.is_empty() {
+                return Some(format!("`{}` lies in no directory of the archive", shown()));
+            }
+        }
+        if entry.kind == Kind::Directory {
+            directories.push(path);
         }
         if let Kind::Symlink(target) = &entry.kind
-            && !stays_inside(&links, path, target)
+            && !stays_inside(&links, path, target, &mut walked)
         {
+            if walked > LONGEST_WALK {
+                return Some("its links lead through too many others".to_owned());
+            }
             return Some(format!(
                 "the link `{}` leads out of it, to `{}`",
                 shown(),
@@ -125,11 +146,17 @@ pub(crate) fn refusal(entries: &[Entry]) -> Option<String> {
         if entry.mode & !0o777 != 0 {
             return Some(format!("`{}` has the mode {:o}", shown(), entry.mode));
         }
-        if seen.insert(path, entry.kind == Kind::Directory).is_some() {
-            return Some(format!("it holds `{}` twice", shown()));
-        }
     }
     None
+}
+
+/// Whether a path comes before another one where each directory comes right before what is in it.
+fn comes_before(one: &[u8], other: &[u8]) -> bool {
+    let differ = one.iter().zip(other).find(|(one, other)| one != other);
+    let key = |byte: u8| if byte == b'/' { 0 } else { byte };
+    differ.map_or(one.len() < other.len(), |(&one, &other)| {
+        key(one) < key(other)
+    })
 }
 
 fn is_plain(name: &[u8]) -> bool {
@@ -138,9 +165,18 @@ fn is_plain(name: &[u8]) -> bool {
 
 /// Whether a link leads to somewhere in the tree, or nowhere. It is followed as the kernel would,
 /// through other links of the tree: `..` after a link goes up from where that leads to.
-fn stays_inside<'a>(links: &HashMap<&'a [u8], &'a [u8]>, path: &'a [u8], target: &'a [u8]) -> bool {
-    let mut place: Vec<&[u8]> = path.split(|&byte| byte == b'/').collect();
-    place.pop();
+fn stays_inside<'a>(
+    links: &HashMap<&'a [u8], &'a [u8]>,
+    path: &[u8],
+    target: &'a [u8],
+    walked: &mut usize,
+) -> bool {
+    let up = |place: &mut Vec<u8>| {
+        let end = place.iter().rposition(|&byte| byte == b'/');
+        place.truncate(end.unwrap_or(0));
+    };
+    let mut place = path.to_vec();
+    up(&mut place);
     let mut ahead: Vec<&[u8]> = Vec::new();
     let follow = |ahead: &mut Vec<&'a [u8]>, target: &'a [u8]| {
         let sound = !target.is_empty() && !target.starts_with(b"/") && !target.contains(&0);
@@ -155,15 +191,19 @@ fn stays_inside<'a>(links: &HashMap<&'a [u8], &'a [u8]>, path: &'a [u8], target:
     while let Some(name) = ahead.pop() {
         match name {
             b"" | b"." => {}
-            b".." => {
-                if place.pop().is_none() {
+            b".." if place.is_empty() => return false,
+            b".." => up(&mut place),
+            _ => {
+                if !place.is_empty() {
+                    place.push(b'/');
+                }
+                place.extend_from_slice(name);
+                *walked += place.len();
+                if *walked > LONGEST_WALK {
                     return false;
                 }
-            }
-            _ => {
-                place.push(name);
-                if let Some(&next) = links.get(place.join(&b'/').as_slice()) {
-                    place.pop();
+                if let Some(&next) = links.get(place.as_slice()) {
+                    up(&mut place);
                     links_left -= 1;
                     if links_left == 0 {
                         return true;
@@ -201,8 +241,10 @@ mod tests {
             entry("bin/python", link("python3")),
             entry("bin/python3", Kind::File(3)),
             entry("lib", Kind::Directory),
-            entry("lib64", link("lib")),
             entry("lib/x", link("../bin/python3")),
+            entry("lib64", link("lib")),
+            entry("lib64-x", Kind::Directory),
+            entry("lib64-x/a", Kind::File(1)),
         ];
         assert_eq!(refusal(&tree), None);
     }
@@ -234,6 +276,15 @@ mod tests {
             refusal(&[entry("a", link("b")), entry("b", link("a"))]),
             None
         );
+    }
+
+    #[test]
+    fn links_that_are_long_to_follow_are_refused() {
+        let tree: Vec<Entry> = (0..2_000)
+            .map(|name| entry(&format!("{name:04}"), link(&"a/".repeat(2_000))))
+            .collect();
+        let reason = refusal(&tree).expect("refused");
+        assert_eq!(reason, "its links lead through too many others");
     }
 
     #[test]

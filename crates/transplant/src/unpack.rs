@@ -241,7 +241,6 @@ pub(crate) fn pieces(archive: &Archive) -> (Vec<Piece>, Vec<usize>) {
             offset = 0;
         }
     }
-    // Files that are the same may share a place.
     pieces.sort_by_key(|piece| piece.frame);
     let first = (0..=archive.frames.len())
         .map(|frame| pieces.partition_point(|piece| piece.frame < frame))

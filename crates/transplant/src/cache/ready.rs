@@ -1,8 +1,8 @@
 //! What a tree was when it was complete, and whether it still is that.
 //!
-//! Every directory is looked at, and files by sample: looking at each of tens of thousands would take
-//! longer than a job should wait. So a file whose bytes were changed in their place may go unnoticed;
-//! one that is gone, added or replaced does not.
+//! Every directory is looked at, every compiled file, and others by sample: looking at each of tens of
+//! thousands would take longer than a job should wait. So a module in Python whose bytes were changed in
+//! their place may go unnoticed; one that is gone, added or replaced does not.
 
 use std::fs;
 use std::os::unix::ffi::OsStrExt as _;
@@ -18,7 +18,7 @@ use crate::tree::Kind;
 
 /// Grows when what [`Ready`] says changes.
 const FORMAT: u32 = 1;
-/// Files that are looked at one by one, besides the interpreter.
+/// Files that are looked at one by one, besides programs and libraries.
 const SAMPLE: usize = 256;
 
 /// What a complete tree was.
@@ -52,7 +52,7 @@ pub(super) fn publish(entry: &Path, archive: &Archive, boot: &str) -> Result<(),
         };
         match each.kind {
             Kind::Directory => directories.push(path.to_owned()),
-            Kind::File(size) if index % count == 0 || path.starts_with("bin/python") => {
+            Kind::File(size) if index % count == 0 || is_compiled(path) => {
                 files.push((path.to_owned(), size));
             }
             _ => {}
@@ -87,6 +87,11 @@ pub(super) fn publish(entry: &Path, archive: &Archive, boot: &str) -> Result<(),
     fs::write(&temporary, json)
         .and_then(|()| fs::rename(&temporary, entry.join(READY)))
         .map_err(PassedOver::io("write", &entry.join(READY)))
+}
+
+/// By its name: there are few of them, and they are what brings a Python down.
+fn is_compiled(path: &str) -> bool {
+    path.starts_with("bin/python") || path.contains(".so")
 }
 
 /// Whether the tree is what it was, or why not.

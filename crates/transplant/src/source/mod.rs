@@ -179,3 +179,28 @@ fn belongs_to_venv(path: &Path) -> bool {
                 })
         })
 }
+
+/// All that reads what packages wrote in Python's own formats.
+#[cfg(feature = "fuzzing")]
+pub(crate) fn fuzz(directory: &Path, bytes: &[u8]) {
+    let text = String::from_utf8_lossy(bytes);
+    for line in text.lines() {
+        if let editable::Line::Import(module) = editable::line(line) {
+            editable::finder(&module, &text);
+        }
+    }
+    for name in ["__editable___x_finder", "x", "_x_editable_loader"] {
+        editable::finder(name, &text);
+    }
+    editable::mapping(&text);
+    let cache = directory.join("__pycache__");
+    fs::create_dir_all(&cache).expect("made");
+    let name = bytes.iter().take(4).map(|byte| format!("{byte:02x}"));
+    let file = cache.join(format!("{}.pyc", name.collect::<String>()));
+    fs::write(&file, bytes).expect("written");
+    for (major, minor) in [(3, 6), (3, 11)] {
+        let version = htmap_exec_interpreter::PythonVersion { major, minor };
+        let _ = bytecode::bytecode(version, &file, &file);
+    }
+    fs::remove_file(&file).expect("removed");
+}
