@@ -16,9 +16,13 @@ use crate::commands::python;
 use crate::exit;
 
 mod archives;
+mod compare;
+mod prune;
 mod show;
 
 use archives::{remove, unpack, verify};
+use compare::diff;
+use prune::prune;
 use show::{describe, info, list};
 
 pub(crate) fn run(command: TransplantCommand) -> anyhow::Result<ExitCode> {
@@ -26,13 +30,27 @@ pub(crate) fn run(command: TransplantCommand) -> anyhow::Result<ExitCode> {
         TransplantCommand::Build(options) => build(&options)?,
         TransplantCommand::List { dir, json } => list(&directory(dir)?, json)?,
         TransplantCommand::Info { archive, dir, json } => info(&directory(dir)?, &archive, json)?,
-        TransplantCommand::Verify { archive, dir } => verify(&directory(dir)?, &archive)?,
+        TransplantCommand::Verify { archive, dir, json } => {
+            verify(&directory(dir)?, &archive, json)?;
+        }
         TransplantCommand::Unpack {
             archive,
             target,
             dir,
-        } => unpack(&directory(dir)?, &archive, &target)?,
-        TransplantCommand::Remove { archives, dir } => remove(&directory(dir)?, &archives)?,
+            json,
+        } => unpack(&directory(dir)?, &archive, &target, json)?,
+        TransplantCommand::Diff {
+            from,
+            to,
+            dir,
+            json,
+        } => diff(&directory(dir)?, &from, &to, json)?,
+        TransplantCommand::Remove {
+            archives,
+            dir,
+            json,
+        } => remove(&directory(dir)?, &archives, json)?,
+        TransplantCommand::Prune(options) => prune(&options)?,
     }
     Ok(ExitCode::from(exit::SUCCESS))
 }

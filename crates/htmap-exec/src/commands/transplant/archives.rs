@@ -5,10 +5,11 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
 use htmap_exec_transplant::{self as transplant, Archive};
+use serde_json::json;
 
 use super::manifest;
 
-pub(super) fn verify(directory: &Path, archive: &Path) -> anyhow::Result<()> {
+pub(super) fn verify(directory: &Path, archive: &Path, as_json: bool) -> anyhow::Result<()> {
     let path = transplant::find(directory, archive)?;
     let (archive, file) = Archive::open(&path)?;
     if !transplant::is_named_by(&path, archive.digest) {
@@ -19,11 +20,23 @@ pub(super) fn verify(directory: &Path, archive: &Path) -> anyhow::Result<()> {
         );
     }
     transplant::verify(&archive, &file)?;
-    writeln!(io::stdout(), "{}: whole", archive.digest)?;
+    let mut out = io::stdout().lock();
+    if as_json {
+        let digest = archive.digest.to_string();
+        let report = json!({ "digest": digest, "path": path, "whole": true });
+        writeln!(out, "{report}")?;
+    } else {
+        writeln!(out, "{}: whole", archive.digest)?;
+    }
     Ok(())
 }
 
-pub(super) fn unpack(directory: &Path, archive: &Path, target: &Path) -> anyhow::Result<()> {
+pub(super) fn unpack(
+    directory: &Path,
+    archive: &Path,
+    target: &Path,
+    as_json: bool,
+) -> anyhow::Result<()> {
     let path = transplant::find(directory, archive)?;
     let (archive, file) = Archive::open(&path)?;
     let is_new = match std::fs::read_dir(target) {
@@ -45,34 +58,60 @@ pub(super) fn unpack(directory: &Path, archive: &Path, target: &Path) -> anyhow:
     let place = target
         .canonicalize()
         .with_context(|| format!("cannot find `{}`", target.display()))?;
-    for left in transplant::apply(target, &place)? {
+    let remarks = transplant::apply(target, &place)?;
+    for left in &remarks {
         tracing::warn!("{left}");
     }
-    writeln!(
-        io::stdout(),
-        "{}",
-        target.join(manifest(&archive)?.python).display()
-    )?;
+    let python = target.join(manifest(&archive)?.python);
+    let mut out = io::stdout().lock();
+    if as_json {
+        let report = json!({
+            "digest": archive.digest.to_string(),
+            "target": place,
+            "python": python,
+            "remarks": remarks,
+        });
+        writeln!(out, "{report}")?;
+    } else {
+        writeln!(out, "{}", python.display())?;
+    }
     Ok(())
 }
 
-pub(super) fn remove(directory: &Path, archives: &[PathBuf]) -> anyhow::Result<()> {
+pub(super) fn remove(directory: &Path, archives: &[PathBuf], as_json: bool) -> anyhow::Result<()> {
     let paths = archives
         .iter()
         .map(|archive| transplant::find(directory, archive))
         .collect::<Result<Vec<_>, _>>()?;
-    for path in paths {
-        // The packages last: HTMap reads them for every archive that it finds.
-        for each in [path.clone(), path.with_extension("pip")] {
-            match std::fs::remove_file(&each) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                    return Err(error)
-                        .with_context(|| format!("cannot remove `{}`", each.display()));
-                }
-                _ => {}
-            }
+    for path in &paths {
+        // One of the store may be damaged; any other file has to be an archive.
+        if path.parent() != Some(directory) {
+            Archive::identify(path)?;
         }
-        writeln!(io::stdout(), "removed {}", path.display())?;
+    }
+    let mut out = io::stdout().lock();
+    for path in &paths {
+        discard(path)?;
+        if !as_json {
+            writeln!(out, "removed {}", path.display())?;
+        }
+    }
+    if as_json {
+        writeln!(out, "{}", json!({ "removed": paths }))?;
+    }
+    Ok(())
+}
+
+/// An archive with its packages, or another file.
+pub(super) fn discard(path: &Path) -> anyhow::Result<()> {
+    // The packages last: HTMap reads them for every archive that it finds.
+    for each in [path.to_path_buf(), path.with_extension("pip")] {
+        match std::fs::remove_file(&each) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(error).with_context(|| format!("cannot remove `{}`", each.display()));
+            }
+            _ => {}
+        }
     }
     Ok(())
 }
