@@ -201,6 +201,9 @@ pub(crate) enum TransplantCommand {
         /// Where the archives are [default: transplants in HTMAP_DIR, else ~/.htmap/transplants]
         #[arg(long, value_name = "DIR")]
         dir: Option<PathBuf>,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
     },
     /// Unpack an archive into a new directory
     Unpack {
@@ -211,7 +214,28 @@ pub(crate) enum TransplantCommand {
         /// Where the archives are [default: transplants in HTMAP_DIR, else ~/.htmap/transplants]
         #[arg(long, value_name = "DIR")]
         dir: Option<PathBuf>,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
     },
+    /// Say what differs between two archives: packages, then files
+    #[command(
+        after_help = "Example: htmap-exec transplant diff 3f1b 9c02\n\nThe status is 0, whether they differ or not."
+    )]
+    Diff {
+        /// A file, a digest, or the beginning of one
+        from: PathBuf,
+        /// The one to compare it with
+        to: PathBuf,
+        /// Where the archives are [default: transplants in HTMAP_DIR, else ~/.htmap/transplants]
+        #[arg(long, value_name = "DIR")]
+        dir: Option<PathBuf>,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Remove what builds that were killed left behind, and old archives that no map needs
+    Prune(TransplantPrune),
     /// Remove archives
     Remove {
         /// Files, digests, or the beginnings of them
@@ -220,7 +244,41 @@ pub(crate) enum TransplantCommand {
         /// Where the archives are [default: transplants in HTMAP_DIR, else ~/.htmap/transplants]
         #[arg(long, value_name = "DIR")]
         dir: Option<PathBuf>,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
     },
+}
+
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Example: htmap-exec transplant prune --keep 3 --older-than 30 --dry-run\n\n\
+    With neither --keep nor --older-than no archive goes; with both, those that both let go."
+)]
+pub(crate) struct TransplantPrune {
+    /// Remove archives, but for the newest N
+    #[arg(long, value_name = "N")]
+    pub(crate) keep: Option<usize>,
+
+    /// Remove archives that were built more days ago
+    #[arg(long, value_name = "DAYS")]
+    pub(crate) older_than: Option<u64>,
+
+    /// A directory of maps whose archives stay, besides the one of HTMAP_DIR and the one beside the archives
+    #[arg(long, value_name = "DIR")]
+    pub(crate) maps: Vec<PathBuf>,
+
+    /// Say what would be removed
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+
+    /// Where the archives are [default: transplants in HTMAP_DIR, else ~/.htmap/transplants]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) dir: Option<PathBuf>,
+
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 #[derive(Debug, Args)]

@@ -130,7 +130,7 @@ pub fn list(directory: &Path) -> Result<Vec<Listed>, Error> {
     Ok(found)
 }
 
-fn is_digest(name: &str) -> bool {
+pub(crate) fn is_digest(name: &str) -> bool {
     name.len() == 64
         && name
             .bytes()
@@ -162,9 +162,16 @@ pub fn find(directory: &Path, name: &Path) -> Result<PathBuf, Error> {
             "there is neither such a file nor such a digest in `{}`",
             directory.display()
         ))),
-        (count, _) => Err(wrong(format!(
-            "{count} archives begin so: name more of the digest"
-        ))),
+        (count, _) => {
+            let names = matching
+                .iter()
+                .filter_map(|path| path.file_name()?.to_str());
+            let names: Vec<String> = names.map(|name| format!("`{}`", &name[..16])).collect();
+            Err(wrong(format!(
+                "{count} archives begin so, {}: name more of the digest",
+                names.join(", ")
+            )))
+        }
     }
 }
 

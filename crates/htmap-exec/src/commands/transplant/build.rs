@@ -13,7 +13,7 @@ use htmap_exec_transplant::{
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::json;
 
-use super::{describe, directory, size};
+use super::{cache, describe, directory, size};
 use crate::cli::TransplantBuild;
 use crate::commands::python;
 
@@ -238,15 +238,4 @@ fn bar(total: u64) -> ProgressBar {
     let style = ProgressStyle::with_template("packing {wide_bar} {bytes}/{total_bytes}")
         .expect("a fixed template");
     ProgressBar::with_draw_target(Some(total), target).with_style(style)
-}
-
-/// The user's, for what was made from other things and can be made again.
-fn cache() -> Option<PathBuf> {
-    let set = |name| {
-        std::env::var_os(name)
-            .filter(|value| !value.is_empty())
-            .map(PathBuf::from)
-    };
-    let cache = set("XDG_CACHE_HOME").or_else(|| set("HOME").map(|home| home.join(".cache")))?;
-    Some(cache.join("htmap-exec/transplants"))
 }

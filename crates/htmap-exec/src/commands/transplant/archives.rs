@@ -1,0 +1,117 @@
+//! `transplant verify`, `unpack` and `remove`: what is done with archives that are there.
+
+use std::io::{self, Write as _};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, bail};
+use htmap_exec_transplant::{self as transplant, Archive};
+use serde_json::json;
+
+use super::manifest;
+
+pub(super) fn verify(directory: &Path, archive: &Path, as_json: bool) -> anyhow::Result<()> {
+    let path = transplant::find(directory, archive)?;
+    let (archive, file) = Archive::open(&path)?;
+    if !transplant::is_named_by(&path, archive.digest) {
+        bail!(
+            "`{}` is not what its name says: its digest is {}",
+            path.display(),
+            archive.digest
+        );
+    }
+    transplant::verify(&archive, &file)?;
+    let mut out = io::stdout().lock();
+    if as_json {
+        let digest = archive.digest.to_string();
+        let report = json!({ "digest": digest, "path": path, "whole": true });
+        writeln!(out, "{report}")?;
+    } else {
+        writeln!(out, "{}: whole", archive.digest)?;
+    }
+    Ok(())
+}
+
+pub(super) fn unpack(
+    directory: &Path,
+    archive: &Path,
+    target: &Path,
+    as_json: bool,
+) -> anyhow::Result<()> {
+    let path = transplant::find(directory, archive)?;
+    let (archive, file) = Archive::open(&path)?;
+    let is_new = match std::fs::read_dir(target) {
+        Ok(mut entries) => entries.next().is_none(),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            std::fs::create_dir_all(target)
+                .with_context(|| format!("cannot make `{}`", target.display()))?;
+            true
+        }
+        Err(error) => {
+            return Err(error)
+                .with_context(|| format!("cannot unpack into `{}`", target.display()));
+        }
+    };
+    if !is_new {
+        bail!("`{}` is not empty: name a new directory", target.display());
+    }
+    transplant::unpack(&archive, &file, target)?;
+    let place = target
+        .canonicalize()
+        .with_context(|| format!("cannot find `{}`", target.display()))?;
+    let remarks = transplant::apply(target, &place)?;
+    for left in &remarks {
+        tracing::warn!("{left}");
+    }
+    let python = target.join(manifest(&archive)?.python);
+    let mut out = io::stdout().lock();
+    if as_json {
+        let report = json!({
+            "digest": archive.digest.to_string(),
+            "target": place,
+            "python": python,
+            "remarks": remarks,
+        });
+        writeln!(out, "{report}")?;
+    } else {
+        writeln!(out, "{}", python.display())?;
+    }
+    Ok(())
+}
+
+pub(super) fn remove(directory: &Path, archives: &[PathBuf], as_json: bool) -> anyhow::Result<()> {
+    let paths = archives
+        .iter()
+        .map(|archive| transplant::find(directory, archive))
+        .collect::<Result<Vec<_>, _>>()?;
+    for path in &paths {
+        // One of the store may be damaged; any other file has to be an archive.
+        if path.parent() != Some(directory) {
+            Archive::identify(path)?;
+        }
+    }
+    let mut out = io::stdout().lock();
+    for path in &paths {
+        discard(path)?;
+        if !as_json {
+            writeln!(out, "removed {}", path.display())?;
+        }
+    }
+    if as_json {
+        writeln!(out, "{}", json!({ "removed": paths }))?;
+    }
+    Ok(())
+}
+
+/// An archive with its packages, or another file.
+pub(super) fn discard(path: &Path) -> anyhow::Result<()> {
+    // The packages last: HTMap reads them for every archive that it finds.
+    for each in [path.to_path_buf(), path.with_extension("pip")] {
+        match std::fs::remove_file(&each) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(error).with_context(|| format!("cannot remove `{}`", each.display()));
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
