@@ -100,10 +100,21 @@ def packers() -> "Optional[pathlib.Path]":
         pip(where / "bin/python", *PACKERS)
 
     try:
-        return cached("bench-packers", str(PACKERS), fill) / "bin/python"
+        return cached("bench-packers", str(PACKERS), fill) / "bin"
     except (OSError, subprocess.CalledProcessError) as error:
         print(f"conda-pack and venv-pack are left out: {error}")
         return None
+
+
+def as_if_conda(tree: pathlib.Path) -> pathlib.Path:
+    """The same files, which conda-pack takes for packages that pip installed into a conda environment."""
+
+    def fill(where: pathlib.Path) -> None:
+        subprocess.check_call(["cp", "-al", f"{tree}/.", where])
+        (where / "conda-meta").mkdir()
+        (where / "conda-meta/history").touch()
+
+    return cached("bench-conda", str(tree), fill)
 
 
 def clock(command: Command, env: "Optional[Dict[str, str]]" = None, cwd: "Optional[pathlib.Path]" = None) -> Seconds:
@@ -179,9 +190,9 @@ class Bench:
         gztar = work / "tree.tar.gz"
         slow["HTMap: shutil's gztar"] = ([str(self.python), "-c", HTMAPS, str(tree), str(work / "tree")], gztar)
         packer = packers()
-        for tool in ("conda_pack", "venv_pack") if packer else ():
+        for tool, prefix in (("conda-pack", as_if_conda(tree)), ("venv-pack", tree)) if packer else ():
             out = work / f"{tool}.tar.gz"
-            slow[tool.replace("_", "-")] = ([str(packer), "-m", tool, "-p", str(tree), "-o", str(out), "-q"], out)
+            slow[tool] = ([str(packer / tool), "-p", str(prefix), "-o", str(out), "-q"], out)
         found: Dict[str, List[Seconds]] = {"htmap-exec": [], "htmap-exec, nothing changed": []}
         found["htmap-exec, one package changed"] = []
         notes: Dict[str, str] = {}

@@ -44,6 +44,16 @@ pub fn build(
         progress,
     )?;
     let manifest = made.expect("it was asked for");
+    // What a reader would refuse must not get a name: there are bounds that a tree may be beyond.
+    if let Err(error) = Archive::open(file.path()) {
+        let reason = match error {
+            Error::Damaged { reason, .. } | Error::Hostile { reason, .. } => reason,
+            error => return Err(error),
+        };
+        let path = directory.to_path_buf();
+        let reason = format!("its archive would be refused: {reason}");
+        return Err(Error::Unsupported { path, reason });
+    }
     let path = directory.join(packed.digest.to_string());
     let mut packages = unfinished(directory)?;
     for line in &manifest.packages {
@@ -109,6 +119,15 @@ pub type Listed = (PathBuf, Result<Archive, Error>);
 
 /// Every archive of a directory, by name.
 pub fn list(directory: &Path) -> Result<Vec<Listed>, Error> {
+    let open = |path: PathBuf| {
+        let opened = Archive::open(&path).map(|(archive, _)| archive);
+        (path, opened)
+    };
+    Ok(named(directory)?.into_iter().map(open).collect())
+}
+
+/// What has the name of an archive, sorted.
+fn named(directory: &Path) -> Result<Vec<PathBuf>, Error> {
     let mut found = Vec::new();
     let entries = match fs::read_dir(directory) {
         Ok(entries) => entries,
@@ -122,11 +141,10 @@ pub fn list(directory: &Path) -> Result<Vec<Listed>, Error> {
             .and_then(|name| name.to_str())
             .is_some_and(is_digest)
         {
-            let opened = Archive::open(&path).map(|(archive, _)| archive);
-            found.push((path, opened));
+            found.push(path);
         }
     }
-    found.sort_by(|(one, _), (other, _)| one.cmp(other));
+    found.sort();
     Ok(found)
 }
 
@@ -147,9 +165,8 @@ pub fn find(directory: &Path, name: &Path) -> Result<PathBuf, Error> {
         reason,
     };
     let start = name.to_str().unwrap_or_default();
-    let mut matching: Vec<PathBuf> = list(directory)?
+    let mut matching: Vec<PathBuf> = named(directory)?
         .into_iter()
-        .map(|(path, _)| path)
         .filter(|path| {
             path.file_name()
                 .and_then(|name| name.to_str())

@@ -25,22 +25,24 @@ pub(crate) fn run(command: TransplantCommand) -> anyhow::Result<ExitCode> {
     match command {
         TransplantCommand::Build(options) => build(&options)?,
         TransplantCommand::List { dir, json } => list(&directory(dir)?, json)?,
-        TransplantCommand::Info { archive, dir, json } => info(&directory(dir)?, &archive, json)?,
+        TransplantCommand::Info { archive, dir, json } => {
+            info(&directory_of(dir, &[&archive])?, &archive, json)?;
+        }
         TransplantCommand::Verify { archive, dir, json } => {
-            verify(&directory(dir)?, &archive, json)?;
+            verify(&directory_of(dir, &[&archive])?, &archive, json)?;
         }
         TransplantCommand::Unpack {
             archive,
             target,
             dir,
             json,
-        } => unpack(&directory(dir)?, &archive, &target, json)?,
+        } => unpack(&directory_of(dir, &[&archive])?, &archive, &target, json)?,
         TransplantCommand::Diff {
             from,
             to,
             dir,
             json,
-        } => diff(&directory(dir)?, &from, &to, json)?,
+        } => diff(&directory_of(dir, &[&from, &to])?, &from, &to, json)?,
         TransplantCommand::Remove {
             archives,
             dir,
@@ -49,6 +51,12 @@ pub(crate) fn run(command: TransplantCommand) -> anyhow::Result<ExitCode> {
         TransplantCommand::Prune(options) => prune(&options)?,
     }
     Ok(ExitCode::from(exit::SUCCESS))
+}
+
+/// Where to look for archives, which does not matter for those that are named by their files.
+fn directory_of(named: Option<PathBuf>, archives: &[&Path]) -> anyhow::Result<PathBuf> {
+    let are_files = archives.iter().all(|archive| archive.is_file());
+    directory(named).or_else(|error| are_files.then(PathBuf::new).ok_or(error))
 }
 
 /// HTMap's own: `TRANSPLANT.DIR`.
