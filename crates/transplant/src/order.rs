@@ -6,10 +6,10 @@
 
 use crate::tree::{Entry, Kind};
 
-/// Of the standard library, what `site`, the driver and cloudpickle import.
+/// Of the standard library, what `site`, the driver and cloudpickle import, in about this order.
 const EARLY: [&[u8]; 6] = [
-    b"__pycache__",
     b"encodings",
+    b"__pycache__",
     b"collections",
     b"importlib",
     b"re",
@@ -70,6 +70,16 @@ pub(crate) fn use_of(path: &[u8]) -> Use {
         return Use::Start;
     }
     Use::Import
+}
+
+/// Of what a start reads in the library: what comes early has a low one.
+pub(crate) fn rank(path: &[u8]) -> Option<usize> {
+    if use_of(path) != Use::Start {
+        return None;
+    }
+    let directory = path.split(|&byte| byte == b'/').nth(2)?;
+    let early = EARLY.iter().position(|early| *early == directory);
+    Some(early.unwrap_or(EARLY.len()))
 }
 
 fn is_code(name: &[u8]) -> bool {

@@ -27,6 +27,8 @@ use crate::tree::{Content, Entry, Kind, Stamp};
 pub(crate) const MTIME: i64 = 1_577_836_800;
 /// How many finished frames may wait for the one before them.
 const AHEAD: usize = 16;
+/// Content of a frame of what a start reads: it waits for each.
+const FIRST: usize = FRAME / 4;
 /// Content of a frame of what is seldom read: larger ones compress better.
 const SELDOM: usize = 4 * FRAME;
 /// A tar ends with two blocks of zeros.
@@ -290,7 +292,8 @@ fn plan(
         };
         let group = use_of(&entry.path);
         let limit = match group {
-            Use::Start | Use::Import => FRAME,
+            Use::Start => FIRST,
+            Use::Import => FRAME,
             Use::Else => SELDOM,
         } as u64;
         let whole = headers[index].len() as u64 + size.next_multiple_of(BLOCK);

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use super::nodes::{self, Nodes};
 use crate::archive::Archive;
-use crate::order::{Use, use_of};
+use crate::order::{Use, rank, use_of};
 use crate::tree::Kind;
 
 /// What was guessed already, and what it is guessed from.
@@ -19,17 +19,19 @@ pub(super) struct Ahead {
 }
 
 impl Ahead {
-    /// The frames that every Python starts with.
+    /// The frames that every Python starts with, those first that are asked for first. Of a libpython
+    /// a start touches little, and the kernel asks for that by itself.
     pub(super) fn start_up(&self) -> Vec<usize> {
-        let mut frames = Vec::new();
-        for (index, entry) in self.archive.entries.iter().enumerate() {
-            if use_of(&entry.path) == Use::Start {
-                self.add(index, &mut frames);
+        let mut ranked: Vec<(usize, usize)> = Vec::new();
+        for (entry, place) in self.archive.entries.iter().zip(&self.archive.places) {
+            if let (Some(place), Some(rank)) = (place, rank(&entry.path)) {
+                ranked.push((rank, place.frame));
             }
         }
-        frames.sort_unstable();
-        frames.dedup();
-        frames
+        ranked.sort_unstable();
+        let mut seen = HashSet::new();
+        let frames = ranked.into_iter().map(|(_, frame)| frame);
+        frames.filter(|frame| seen.insert(*frame)).collect()
     }
 
     /// The frames of the package that an entry belongs to, the first time that it is asked for.

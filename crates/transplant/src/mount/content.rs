@@ -218,6 +218,8 @@ impl Content {
         state.credit = AHEAD;
         let stored = state.stored[index];
         if !stored {
+            let path = &self.archive.entries[entry].path;
+            tracing::trace!("frame {index} for `{}`", String::from_utf8_lossy(path));
             state.asked.push(entry);
         }
         drop(state);
@@ -270,7 +272,7 @@ impl Content {
     }
 
     fn decompress(&self, index: usize, reader: Option<Reader>) -> Result<(Reader, Frame), Error> {
-        tracing::trace!("frame {index}");
+        tracing::trace!("reading frame {index}");
         let mut reader = reader.map_or_else(|| Reader::new(&self.archive), Ok)?;
         let mut content = Vec::new();
         let offset = self.offsets[index];
