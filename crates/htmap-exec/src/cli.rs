@@ -291,6 +291,14 @@ pub(crate) struct TransplantBuild {
     #[arg(long, value_name = "DIR")]
     pub(crate) dir: Option<PathBuf>,
 
+    /// What to write: beside the tar.zst, which the other commands take, one for other tools
+    #[arg(long, value_enum, default_value = "tar.zst")]
+    pub(crate) format: TransplantFormat,
+
+    /// Take a file or directory along: modules into site-packages, or to PLACE in the environment
+    #[arg(long, value_name = "PATH[=PLACE]")]
+    pub(crate) include: Vec<OsString>,
+
     /// How hard to compress: 1 is fastest, 19 smallest
     #[arg(long, value_name = "N", default_value = "3", value_parser = clap::value_parser!(i32).range(1..=19))]
     pub(crate) level: i32,
@@ -316,6 +324,15 @@ pub(crate) enum ImageCommand {
     Build(ImageBuild),
     /// Start an image as HTCondor would, and say whether a map will run in it
     Check(ImageCheck),
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(crate) enum TransplantFormat {
+    #[value(name = "tar.zst")]
+    TarZst,
+    #[value(name = "tar.gz")]
+    TarGz,
+    Zip,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]

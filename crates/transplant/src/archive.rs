@@ -322,7 +322,14 @@ fn index(path: &Path, file: &File) -> Result<(Vec<u8>, u64), Error> {
     let trailer = read(at_end, TRAILER)?;
     let expected = [TRAILER_MAGIC.to_le_bytes(), 16_u32.to_le_bytes()].concat();
     if trailer[..8] != expected[..] || trailer[16..] != SIGNATURE[..] {
-        return Err(damaged("its end is not that of an archive of htmap-exec"));
+        let magic = read(0, 4)?;
+        return Err(damaged(
+            if magic.starts_with(b"\x1f\x8b") || magic.starts_with(b"PK") {
+                "it is for other tools, which alone read gzip and zip; name the archive that lies beside it"
+            } else {
+                "its end is not that of an archive of htmap-exec"
+            },
+        ));
     }
     let begin = u64::from_le_bytes(trailer[8..16].try_into().expect("eight bytes"));
     let length = at_end

@@ -12,6 +12,7 @@ mod difference;
 mod elf;
 mod encoding;
 mod error;
+mod export;
 mod frame;
 #[cfg(feature = "fuzzing")]
 #[doc(hidden)]
@@ -42,6 +43,7 @@ pub use cache::{Cache, Held, PassedOver};
 pub use check::{Checked, check};
 pub use difference::{Change, Difference, difference};
 pub use error::Error;
+pub use export::{Format, export};
 pub use manifest::{Manifest, Places};
 pub use memory::{Memory, alone, keep, place};
 pub use mount::{Mounted, Refusal, hold, mount};
@@ -49,7 +51,7 @@ pub use node::{NoRoom, Unmet, no_room, unmet};
 pub use pack::{Packed, pack};
 pub use prefixes::{Field, Prefixes, RECORD, apply};
 pub use prune::{Leftover, forgotten, leftovers};
-pub use source::{Excluded, Source, collect, library_path};
+pub use source::{Excluded, Included, Source, collect, library_path};
 pub use store::{Listed, build, find, is_named_by, list};
 pub use tree::{Content, Entry, Kind, Stamp};
 pub use unchanged::{fingerprint, recall, remember};

@@ -183,7 +183,7 @@ pub fn pack(
 
 /// Runs `work` for each index on all processors, and `take` for each result in the order of the
 /// indices, on one thread at a time.
-fn in_order<S, R: Send>(
+pub(crate) fn in_order<S, R: Send>(
     count: usize,
     start: impl Fn() -> io::Result<S> + Sync,
     work: impl Fn(&mut S, usize) -> Result<R, Error> + Sync,

@@ -55,18 +55,26 @@ pub fn build(
         return Err(Error::Unsupported { path, reason });
     }
     let path = directory.join(packed.digest.to_string());
-    let mut packages = unfinished(directory)?;
-    for line in &manifest.packages {
-        writeln!(packages, "{line}").map_err(Error::io("write", packages.path()))?;
-    }
-    // Packages first: HTMap reads them for every archive that it finds.
-    publish(packages, &path.with_extension("pip"))?;
+    publish_packages(directory, &path, &manifest.packages)?;
     publish(file, &path)?;
     Ok((path, packed, manifest))
 }
 
+/// Before the archive itself: HTMap reads them for every archive that it finds.
+pub(crate) fn publish_packages(
+    directory: &Path,
+    archive: &Path,
+    packages: &[String],
+) -> Result<(), Error> {
+    let mut file = unfinished(directory)?;
+    for line in packages {
+        writeln!(file, "{line}").map_err(Error::io("write", file.path()))?;
+    }
+    publish(file, &archive.with_extension("pip"))
+}
+
 /// Locked for as long as somebody writes it.
-fn unfinished(directory: &Path) -> Result<tempfile::NamedTempFile, Error> {
+pub(crate) fn unfinished(directory: &Path) -> Result<tempfile::NamedTempFile, Error> {
     let file = tempfile::Builder::new()
         .prefix(UNFINISHED)
         .suffix(".pip")
@@ -97,7 +105,7 @@ fn remove_leftovers(directory: &Path) {
     }
 }
 
-fn publish(file: tempfile::NamedTempFile, path: &Path) -> Result<(), Error> {
+pub(crate) fn publish(file: tempfile::NamedTempFile, path: &Path) -> Result<(), Error> {
     // HTCondor's daemons may have to read it, and it was made for its owner alone.
     let mode = std::os::unix::fs::PermissionsExt::from_mode(0o644);
     file.as_file()

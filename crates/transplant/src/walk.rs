@@ -12,7 +12,7 @@ use std::sync::{Condvar, Mutex, PoisonError};
 
 use htmap_exec_interpreter::Interpreter;
 
-use crate::source;
+use crate::source::{self, Included};
 
 /// A file, directory or link (which is not followed).
 #[derive(Debug, Clone)]
@@ -31,8 +31,9 @@ pub struct Walk {
 
 impl Walk {
     /// Looks at everything that [`crate::collect`] may take.
-    pub fn new(interpreter: &Interpreter, included: &[PathBuf]) -> Self {
+    pub fn new(interpreter: &Interpreter, included: &[Included]) -> Self {
         let roots = source::roots(interpreter);
+        let included = included.iter().map(|included| &included.path);
         let roots = roots.iter().chain(included);
         Self {
             roots: roots

@@ -93,6 +93,12 @@ impl<'a> Collector<'a> {
         self.found.contains_key(&key(path))
     }
 
+    /// Whether a file or link lies there.
+    pub(super) fn has_file(&self, path: &Path) -> bool {
+        let found = self.found.get(&key(path));
+        found.is_some_and(|(entry, _)| entry.kind != Kind::Directory)
+    }
+
     /// Of a file.
     pub(super) fn content_at(&self, path: &Path) -> Option<&Content> {
         self.found.get(&key(path))?.1.as_ref()

@@ -10,6 +10,7 @@ mod collector;
 mod conda;
 mod editable;
 mod editables;
+mod included;
 mod libraries;
 mod mend;
 mod roots;
@@ -26,6 +27,7 @@ use crate::error::Error;
 use crate::tree::{Content, Entry, Kind, refusal};
 use crate::walk::Walk;
 
+pub use self::included::Included;
 pub use self::libraries::library_path;
 pub(crate) use self::libraries::{COMMON, LIBRARIES};
 pub(crate) use self::roots::{homes, roots};
@@ -66,6 +68,7 @@ pub type Excluded<'a> = &'a dyn Fn(&Path) -> bool;
 pub fn collect(
     interpreter: &Interpreter,
     excluded: Excluded<'_>,
+    included: &[Included],
     walk: &Walk,
 ) -> Result<Source, Error> {
     let name = format!("python{}", interpreter.version);
@@ -109,6 +112,12 @@ pub fn collect(
             collector.put(Path::new(also), Kind::Symlink(target), 0o777, None);
         }
     }
+    let site = if debian {
+        Path::new("local").join(&library).join("dist-packages")
+    } else {
+        packages
+    };
+    collector.include(included, &site)?;
     collector.bundle_editables()?;
     collector.add_libraries(&python)?;
     collector.add_prefixes(&interpreter.base_prefix)?;

@@ -104,8 +104,13 @@ pub(super) fn remove(directory: &Path, archives: &[PathBuf], as_json: bool) -> a
 
 /// An archive with its packages, or another file.
 pub(super) fn discard(path: &Path) -> anyhow::Result<()> {
+    let mut all = vec![path.to_path_buf()];
+    if path.extension().is_none() {
+        all.extend(transplant::Format::ALL.map(|format| format.path(path)));
+    }
     // The packages last: HTMap reads them for every archive that it finds.
-    for each in [path.to_path_buf(), path.with_extension("pip")] {
+    all.extend(["pip", "tar.pip"].map(|end| path.with_extension(end)));
+    for each in all {
         match std::fs::remove_file(&each) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
                 return Err(error).with_context(|| format!("cannot remove `{}`", each.display()));

@@ -8,13 +8,14 @@ use std::time::{Duration, Instant};
 use anyhow::Context as _;
 use htmap_exec_interpreter::{Distributions, Interpreter, probe};
 use htmap_exec_transplant::{
-    self as transplant, Archive, Digest, Error, Manifest, Memory, Packed, Source, Walk,
+    self as transplant, Archive, Digest, Error, Format, Included, Manifest, Memory, Packed, Source,
+    Walk,
 };
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::json;
 
-use super::{cache, describe, directory, size};
-use crate::cli::TransplantBuild;
+use super::{cache, describe, directory, manifest, size};
+use crate::cli::{TransplantBuild, TransplantFormat};
 use crate::commands::python;
 
 /// How often an environment is packed that changes meanwhile.
@@ -29,6 +30,7 @@ struct Build<'a> {
     directory: PathBuf,
     interpreter: Interpreter,
     excluded: Vec<glob::Pattern>,
+    included: Vec<Included>,
     how: String,
     /// What is known about environments that were packed, and about this one.
     cache: Option<PathBuf>,
@@ -51,7 +53,12 @@ pub(super) fn build(options: &TransplantBuild) -> anyhow::Result<()> {
     let excluded = options.exclude.iter().map(|pattern| {
         glob::Pattern::new(pattern).with_context(|| format!("`{pattern}` is no pattern"))
     });
-    let how = format!("level {} exclude {:?}", options.level, options.exclude);
+    let included = options.include.iter().map(|text| Included::new(text));
+    let included = included.collect::<Result<Vec<_>, _>>()?;
+    let how = format!(
+        "level {} exclude {:?} include {included:?}",
+        options.level, options.exclude
+    );
     let cache = cache();
     let place = cache.as_ref();
     let place = place.map(|cache| transplant::place(cache, &interpreter, &how));
@@ -60,6 +67,7 @@ pub(super) fn build(options: &TransplantBuild) -> anyhow::Result<()> {
         begun,
         directory: directory(options.dir.clone())?,
         excluded: excluded.collect::<anyhow::Result<_>>()?,
+        included,
         interpreter,
         how,
         cache,
@@ -102,7 +110,7 @@ impl Build<'_> {
     }
 
     fn walk(&self) -> Walk {
-        let walk = Walk::new(&self.interpreter, &[]);
+        let walk = Walk::new(&self.interpreter, &self.included);
         self.passed("looked at all files");
         walk
     }
@@ -118,13 +126,19 @@ impl Build<'_> {
     }
 
     fn nothing_to_do(&self, path: &Path) -> anyhow::Result<()> {
-        let mut out = io::stdout().lock();
-        if self.options.json {
-            let (archive, _) = Archive::open(path)?;
-            writeln!(out, "{}", describe(path, &archive))?;
-            return Ok(());
+        let mut path = path.to_path_buf();
+        if self.options.json || !matches!(self.options.format, TransplantFormat::TarZst) {
+            let (archive, _) = Archive::open(&path)?;
+            let exported = self.export(&path, &manifest(&archive)?)?;
+            if self.options.json {
+                let mut values = describe(&path, &archive);
+                values["exported"] = json!(exported);
+                writeln!(io::stdout(), "{values}")?;
+                return Ok(());
+            }
+            path = exported.unwrap_or(path);
         }
-        writeln!(out, "{}", path.display())?;
+        writeln!(io::stdout(), "{}", path.display())?;
         writeln!(
             io::stderr(),
             "nothing to do: no file of `{}` has changed since this archive was built",
@@ -138,7 +152,7 @@ impl Build<'_> {
         let memory = place.map_or_else(Memory::default, Memory::load);
         let excluded =
             |path: &Path| (self.excluded.iter()).any(|pattern| pattern.matches_path(path));
-        let mut source = transplant::collect(&self.interpreter, &excluded, walk)?;
+        let mut source = transplant::collect(&self.interpreter, &excluded, &self.included, walk)?;
         self.passed("collected");
         let bar = bar(source.bytes());
         let level = self.options.level;
@@ -187,8 +201,24 @@ impl Build<'_> {
         })
     }
 
+    /// For other tools, if asked for.
+    fn export(&self, path: &Path, manifest: &Manifest) -> Result<Option<PathBuf>, Error> {
+        let format = match self.options.format {
+            TransplantFormat::TarZst => return Ok(None),
+            TransplantFormat::TarGz => Format::TarGz,
+            TransplantFormat::Zip => Format::Zip,
+        };
+        if manifest.places.prefixes {
+            tracing::warn!(
+                "files in it name the place of the environment, which no other tool mends"
+            );
+        }
+        transplant::export(path, format, &manifest.packages).map(Some)
+    }
+
     fn report(&self, built: &Built) -> anyhow::Result<()> {
         let (packed, source) = (&built.packed, &built.source);
+        let exported = self.export(&built.path, &built.manifest)?;
         for remark in &source.remarks {
             tracing::warn!("{remark}");
         }
@@ -197,6 +227,7 @@ impl Build<'_> {
             let values = json!({
                 "digest": packed.digest.to_string(),
                 "path": built.path,
+                "exported": exported,
                 "size": packed.size,
                 "content": packed.content,
                 "entries": source.entries.len(),
@@ -205,7 +236,11 @@ impl Build<'_> {
             writeln!(out, "{values}")?;
             return Ok(());
         }
-        writeln!(out, "{}", built.path.display())?;
+        writeln!(
+            out,
+            "{}",
+            exported.as_ref().unwrap_or(&built.path).display()
+        )?;
         writeln!(
             io::stderr(),
             "{} {} with {} packages: {} files and directories, {} in {}, {:.1} s",
