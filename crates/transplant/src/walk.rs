@@ -7,12 +7,18 @@ use std::borrow::Cow;
 use std::collections::HashMap;
 use std::fs::{self, Metadata};
 use std::io;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Condvar, Mutex, PoisonError};
+use std::thread;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use htmap_exec_interpreter::Interpreter;
 
 use crate::source::{self, Included};
+
+/// The longest that kernels are built with, twice.
+const TICK: Duration = Duration::from_millis(20);
 
 /// A file, directory or link (which is not followed).
 #[derive(Debug, Clone)]
@@ -27,19 +33,46 @@ pub(crate) struct Found {
 #[derive(Debug)]
 pub struct Walk {
     roots: Vec<Vec<Found>>,
+    begun: SystemTime,
 }
 
 impl Walk {
-    /// Looks at everything that [`crate::collect`] may take.
+    /// Looks at everything that [`crate::collect`] may take; twice where something was changed just before.
     pub fn new(interpreter: &Interpreter, included: &[Included]) -> Self {
         let roots = source::roots(interpreter);
-        let included = included.iter().map(|included| &included.path);
-        let roots = roots.iter().chain(included);
+        let included = included.iter().map(|included| included.path.clone());
+        let roots: Vec<PathBuf> = roots.into_iter().chain(included).collect();
+        let walk = Self::over(&roots);
+        if walk.is_settled() {
+            return walk;
+        }
+        thread::sleep(TICK);
+        Self::over(&roots)
+    }
+
+    fn over(roots: &[PathBuf]) -> Self {
         Self {
+            begun: SystemTime::now(),
             roots: roots
+                .iter()
                 .filter_map(|root| below(&root.canonicalize().ok()?).ok())
                 .collect(),
         }
+    }
+
+    /// Whether a later change of any file will show in its metadata. One within the same tick of the
+    /// kernel's clock would not; git calls such files racy:
+    /// <https://git-scm.com/docs/racy-git>
+    pub fn is_settled(&self) -> bool {
+        let before = self.begun.checked_sub(TICK);
+        let before = before.and_then(|time| time.duration_since(UNIX_EPOCH).ok());
+        let (seconds, nanoseconds) = before.map_or((0, 0), |time| {
+            (time.as_secs().cast_signed(), i64::from(time.subsec_nanos()))
+        });
+        self.all().all(|found| {
+            let metadata = &found.metadata;
+            (metadata.ctime(), metadata.ctime_nsec()) < (seconds, nanoseconds)
+        })
     }
 
     /// All of it: each root, then what is in it.
@@ -116,8 +149,8 @@ fn below(root: &Path) -> io::Result<Vec<Found>> {
         }
     };
     // Of a disk or a network, not of the processors alone.
-    let threads = std::thread::available_parallelism().map_or(1, usize::from) * 2;
-    std::thread::scope(|scope| {
+    let threads = thread::available_parallelism().map_or(1, usize::from) * 2;
+    thread::scope(|scope| {
         for _ in 1..threads.min(16) {
             scope.spawn(worker);
         }
@@ -192,7 +225,11 @@ mod tests {
             "", "a", "b", "b/c", "b/c/d", "b/c/d/e", "b/x", "b-c", "b-c/x", "empty", "link",
         ];
         assert_eq!(shown(&found), expected);
-        let walk = Walk { roots: vec![found] };
+        let walk = Walk {
+            roots: vec![found],
+            begun: SystemTime::now(),
+        };
+        assert!(!walk.is_settled());
         let inner = walk.of(&root.path().join("b")).unwrap();
         assert!(matches!(inner, Cow::Borrowed(_)));
         assert_eq!(shown(&inner), ["b", "b/c", "b/c/d", "b/c/d/e", "b/x"]);

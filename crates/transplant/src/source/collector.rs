@@ -123,6 +123,7 @@ impl<'a> Collector<'a> {
         wanted: &dyn Fn(&Path) -> bool,
     ) -> Result<(), Error> {
         let walk = self.walk;
+        let root = &root.canonicalize().map_err(Error::io("find", root))?;
         let all = walk.of(root).map_err(Error::io("read", root))?;
         let mut taken: Vec<(&Found, PathBuf)> = Vec::new();
         let mut left_out: Option<&Path> = None;
@@ -144,7 +145,7 @@ impl<'a> Collector<'a> {
             is_compiled.then(|| bytecode(version, &found.path, path))
         });
         if all[0].is_closed {
-            self.unreadable.push(root.to_path_buf());
+            self.unreadable.push(root.clone());
         }
         for ((found, path), compiled) in taken.into_iter().zip(compiled) {
             if found.is_closed {

@@ -184,7 +184,7 @@ impl Build<'_> {
         let remark = checked.as_ref().and_then(|checked| checked.remark.clone());
         source.remarks.extend(remark);
         self.passed("packed");
-        if let (Some(cache), Some(place)) = (&self.cache, place)
+        if let (Some(cache), Some(place), true) = (&self.cache, place, walk.is_settled())
             && let Err(error) = transplant::remember(cache, self.fingerprint(walk), packed.digest)
                 .and_then(|()| transplant::keep(place, &path, &packed, checked.as_ref()))
         {
