@@ -25,10 +25,14 @@ SOURCES = Path("/opt/images")
 HTCONDOR_HAS_CGROUPS = any(Path("/sys/fs/cgroup", name).exists() for name in ("cgroup.controllers", "cpu,cpuacct"))
 # Jobs have a /tmp of their own; and the images stay for the next run.
 IMAGES = Path.home() / "images"
+# Of the packages that images need, this machine has the wheels.
+WITHOUT_NETWORK = ("env", "PIP_NO_INDEX=1", f"PIP_FIND_LINKS={SOURCES / 'wheels'}")
 
 
 def run(*command: object) -> None:
-    subprocess.run([str(word) for word in command], check=True, capture_output=True, text=True)
+    words = [str(word) for word in command]
+    done = subprocess.run(words, check=False, capture_output=True, text=True)
+    assert done.returncode == 0, f"{words}: exit {done.returncode}\n{done.stdout[-4000:]}\n{done.stderr[-4000:]}"
 
 
 @pytest.fixture(scope="session")
@@ -78,6 +82,48 @@ def in_container(request: pytest.FixtureRequest) -> Iterator[str]:
         htmap.settings["SINGULARITY.IMAGE"] = str(request.getfixturevalue("image_file"))
     yield str(request.param)
     for section in ("DOCKER", "SINGULARITY", "EXEC"):
+        htmap.settings.maps[0].pop(section, None)
+
+
+@pytest.fixture(scope="session")
+def live_environment(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A virtual environment with a package of an index, and an editable one that exists nowhere else."""
+    directory = tmp_path_factory.mktemp("live")
+    project = directory / "my project"
+    (project / "mine").mkdir(parents=True)
+    (project / "mine" / "__init__.py").write_text("import six\n\ndef triple(x):\n    return 3 * x\n")
+    (project / "pyproject.toml").write_text(
+        '[build-system]\nrequires = ["setuptools"]\nbuild-backend = "setuptools.build_meta"\n'
+        '[project]\nname = "mine"\nversion = "0.1"\ndependencies = ["six"]\n'
+        '[tool.setuptools]\npackages = ["mine"]\n'
+    )
+    python = directory / "venv" / "bin" / "python"
+    run(sys.executable, "-m", "venv", directory / "venv")
+    run(*WITHOUT_NETWORK, python, "-m", "pip", "install", "cloudpickle", "--editable", project)
+    return python
+
+
+@pytest.fixture(params=["docker", "singularity"])
+def in_recipe(
+    request: pytest.FixtureRequest, docker_image: str, live_environment: Path, tmp_path: Path
+) -> Iterator[str]:
+    """Delivery by an image that is built from the recipe of the live environment."""
+    recipe = [BINARY, "image", "recipe", "--from", live_environment, "-o", tmp_path / "context", "--wheels"]
+    build = [BINARY, "image", "build", tmp_path / "context", "--tag"]
+    deliver(request.param)
+    if request.param == "docker":
+        run(*WITHOUT_NETWORK, *recipe, "--base", docker_image)
+        run(*build, "local/recipe", "--", "--network=none")
+        htmap.settings["DOCKER.IMAGE"] = "local/recipe"
+    else:
+        run("docker", "save", docker_image, "-o", tmp_path / "base.tar")
+        run(*WITHOUT_NETWORK, *recipe, "--format", "apptainer")
+        image = tmp_path / "recipe.sif"
+        base = ["--build-arg", "BOOTSTRAP=docker-archive", "--build-arg", f"FROM={tmp_path / 'base.tar'}"]
+        run(*build, image, "--", *base, "--mksquashfs-args", "-comp zstd -Xcompression-level 1")
+        htmap.settings["SINGULARITY.IMAGE"] = str(image)
+    yield str(request.param)
+    for section in ("DOCKER", "SINGULARITY"):
         htmap.settings.maps[0].pop(section, None)
 
 
@@ -131,6 +177,25 @@ def test_an_error(in_container: str) -> None:
     (report,) = m.error_reports()
     for text in ("ZeroDivisionError: division by zero", "numerator = 42", "/usr/bin/python3"):
         assert text in report
+
+
+def use(x: int) -> tuple[int, str, str]:
+    import mine
+    import six
+
+    return mine.triple(x), six.__version__, mine.__file__
+
+
+use.__module__ = "__main__"
+
+
+def test_an_image_of_a_live_environment(in_recipe: str) -> None:
+    """Its editable package, too, which this machine's nodes would not find anywhere."""
+    m = htmap.map(use, range(3))
+    for x, seen in enumerate(results(m)):
+        assert isinstance(seen, tuple)
+        assert seen[:2] == (3 * x, "1.17.0")
+        assert seen[2].endswith("-packages/mine/__init__.py")
 
 
 def test_a_checkpoint_across_a_vacate(in_container: str) -> None:
