@@ -25,6 +25,9 @@ _COMPONENT = "$(component)"
 # https://htmap.readthedocs.io/en/latest/settings.html
 _HTMAPS_IMAGE = "htcondor/htmap-exec:v0.6.1"
 
+# Schemes of images that HTCondor's file transfer fetches; what has another one is pulled by Apptainer.
+_BY_HTCONDOR = ("file", "http", "https", "ftp", "osdf", "pelican", "stash", "s3", "gs")
+
 
 class Descriptor(NamedTuple):
     """A submit descriptor, and why a delivery method sets it."""
@@ -224,41 +227,92 @@ def _singularity(context: Context) -> List[Descriptor]:
 
 
 def _container(context: Context) -> List[Descriptor]:
+    return _image(context, *_chosen_image(context))
+
+
+def _apptainer(context: Context) -> List[Descriptor]:
+    setting, image = _chosen_image(context)
+    image = _found_image(setting, image)
+    found = [Descriptor("universe", "vanilla", "HTCondor starts no container: the binary does, on the node")]
+    common = {each.name: each for each in _common(context)}
+    name = image
+    if _is_sent(image):
+        name = packing.name(image)
+        inputs = common["transfer_input_files"]
+        found.append(
+            inputs._replace(
+                value=[*inputs.value, _literal(image)], reason=f"{inputs.reason}. And the image ({setting})"
+            )
+        )
+    found.append(
+        Descriptor(
+            "arguments",
+            _arguments([*_run(context), "--image", name]),
+            f"runs one component in the image `{image}`, by the node's apptainer or singularity",
+        )
+    )
+    return found
+
+
+def _is_sent(image: str) -> bool:
+    """Whether HTCondor brings it to the scratch directory: a tree stays where it is, and Apptainer pulls the rest."""
+    if "://" in image:
+        return image.partition("://")[0] in _BY_HTCONDOR
+    return not (image.startswith("/cvmfs/") or os.path.isdir(image))
+
+
+def _chosen_image(context: Context) -> Tuple[str, Any]:
     if context.settings.CONTAINER_IMAGE:
-        return _image(context, "EXEC.CONTAINER_IMAGE", context.settings.CONTAINER_IMAGE)
-    return _image(context, "SINGULARITY.IMAGE", context.htmap_settings.get("SINGULARITY.IMAGE"))
+        return "EXEC.CONTAINER_IMAGE", context.settings.CONTAINER_IMAGE
+    return "SINGULARITY.IMAGE", context.htmap_settings.get("SINGULARITY.IMAGE")
+
+
+def _found_image(setting: str, given: Any) -> str:
+    """An address, or an absolute path: HTCondor would look for a relative one in the map's directory."""
+    if not given:
+        raise SettingsError(f"delivery in containers needs an image: set {setting}")
+    image = str(given)
+    if "://" in image or image.startswith("/cvmfs/"):
+        return image
+    if os.path.exists(image):
+        return os.path.abspath(image)
+    raise SettingsError(
+        f"the setting `{setting}` names `{image}`, which does not exist here: an image in a registry is named "
+        f"docker://{image}"
+    )
 
 
 def _image(context: Context, setting: str, image: Any) -> List[Descriptor]:
-    if not image:
-        raise SettingsError(f"delivery in containers needs an image: set {setting}")
-    image = str(image)
+    image = _found_image(setting, image)
     found = [
         Descriptor("universe", "container", "HTCondor runs the component in a container, by whichever runtime there is")
     ]
-    if "://" not in image:
-        if image.startswith("/cvmfs/"):
-            found.append(Descriptor("transfer_container", "False", "nodes have /cvmfs themselves"))
-        elif os.path.isdir(image):
-            image = os.path.abspath(image)
-            found.append(
-                Descriptor(
-                    "transfer_container",
-                    "False",
-                    "nodes see this tree at the same path: HTCondor sends none with links to directories, and /bin is "
-                    "one in most images",
-                )
+    if image.startswith("/cvmfs/"):
+        found.append(Descriptor("transfer_container", "False", "nodes have /cvmfs themselves"))
+    elif os.path.isdir(image):
+        found.append(
+            Descriptor(
+                "transfer_container",
+                "False",
+                "nodes see this tree at the same path: HTCondor sends none with links to directories, and /bin is "
+                "one in most images",
             )
-        elif os.path.exists(image):
-            # HTCondor would look for it in the map's directory.
-            image = os.path.abspath(image)
-        else:
-            raise SettingsError(
-                f"the setting `{setting}` names `{image}`, which does not exist here: an image in a registry is named "
-                f"docker://{image}"
-            )
-    found.append(Descriptor("container_image", image, _about_image(setting, image)))
+        )
+    found.append(Descriptor("container_image", image, _about_image(setting, image) + _about_test(image)))
     return found
+
+
+def _about_test(image: str) -> str:
+    """What HTCondor does before each job by Apptainer, unless a pool's SINGULARITY_RUN_TEST_BEFORE_JOB says otherwise:
+    https://htcondor.readthedocs.io/en/latest/admin-manual/configuration-macros.html
+    """
+    test = ".singularity.d/actions/test"
+    if os.path.isdir(image) and not os.path.exists(os.path.join(image, test)):
+        return (
+            f". HTCondor runs an image's own test before each job by Apptainer, and this tree has no /{test}: unless "
+            "the pool has turned that off, its jobs start again for ever. htmap-exec's singularity.d has one"
+        )
+    return ". HTCondor runs the image's own test, if it has one, before each job by Apptainer"
 
 
 def _about_image(setting: str, image: str) -> str:
@@ -370,6 +424,12 @@ METHODS = (
         "components run in containers of the image EXEC.CONTAINER_IMAGE (or SINGULARITY.IMAGE), by any runtime",
         _container,
         (Requirement("HasContainer", "the node can run containers, by Docker or Apptainer"),),
+    ),
+    Method(
+        "apptainer",
+        "components run in the image EXEC.CONTAINER_IMAGE (or SINGULARITY.IMAGE), by the node's Apptainer or "
+        "Singularity, where the pool has no container universe",
+        _apptainer,
     ),
     Method("transplant", "this Python is packed and sent along, for nodes that have none", _transplant),
 )

@@ -15,8 +15,9 @@ HTMAP_VERSION = "0.6.1"
 def enable(binary: Optional[Union[str, "os.PathLike[str]"]] = None) -> None:
     """Let HTMap run components by htmap-exec, on today's HTCondor.
 
-    All of HTMap's delivery methods then are htmap-exec's, and there is one more, `container`; `htmap_exec.explain` says
-    what each asks of the nodes. What HTMap does wrong with a MapOptions is put right. HTMap's settings stay in force.
+    All of HTMap's delivery methods then are htmap-exec's, and there are two more, `container` and `apptainer`;
+    `htmap_exec.explain` says what each asks of the nodes. What HTMap does wrong with a MapOptions is put right. HTMap's
+    settings stay in force.
 
     `binary` is the same as the setting EXEC.BINARY. A second call changes nothing but that.
     Raises HTMapMissing or BindingsMissing if there is no HTMap, or no HTCondor bindings, and BinaryNotFound if `binary`

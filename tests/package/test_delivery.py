@@ -97,7 +97,28 @@ def test_container(submission: Submission, enabled: Any, tmp_path: Path, monkeyp
         submission("three", "container")
 
 
-@pytest.mark.parametrize(("method", "setting"), [("docker", "DOCKER.IMAGE"), ("singularity", "SINGULARITY.IMAGE")])
+def test_apptainer(submission: Submission, enabled: Any, tmp_path: Path) -> None:
+    (tmp_path / "python.sif").write_bytes(b"")
+    (tmp_path / "tree").mkdir()
+    for tag, image, name, is_sent in (
+        ("file", str(tmp_path / "python.sif"), "python.sif", True),
+        ("osdf", "osdf:///ospool/me/python-1.sif", "python-1.sif", True),
+        ("tree", str(tmp_path / "tree"), str(tmp_path / "tree"), False),
+        ("cvmfs", "/cvmfs/images/python", "/cvmfs/images/python", False),
+        ("docker", "docker://python:3.11-slim", "docker://python:3.11-slim", False),
+    ):
+        enabled.settings["SINGULARITY.IMAGE"] = image
+        descriptors, _ = submission(tag, "apptainer")
+        assert descriptors["universe"] == "vanilla"
+        assert "container_image" not in descriptors
+        assert descriptors["arguments"] == f'"run --submit-python {SUBMIT} --image {name} $(component)"'
+        assert (image in descriptors["transfer_input_files"]) == is_sent
+
+
+@pytest.mark.parametrize(
+    ("method", "setting"),
+    [("docker", "DOCKER.IMAGE"), ("singularity", "SINGULARITY.IMAGE"), ("apptainer", "SINGULARITY.IMAGE")],
+)
 def test_no_image(submission: Submission, enabled: Any, method: str, setting: str) -> None:
     enabled.settings[setting] = ""
     with pytest.raises(htmap_exec.SettingsError, match=f"set {setting}"):
@@ -121,7 +142,8 @@ def test_a_python_that_cannot_be_packed(submission: Submission, binary: Path) ->
 
 def test_unknown(submission: Submission, enabled: Any) -> None:
     with pytest.raises(
-        enabled.exceptions.UnknownPythonDeliveryMethod, match=r"'dokcer': .* assume, container, docker, shared"
+        enabled.exceptions.UnknownPythonDeliveryMethod,
+        match=r"'dokcer': .* apptainer, assume, container, docker, shared",
     ):
         submission("one", "dokcer")
 

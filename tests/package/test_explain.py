@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import htmap_exec
@@ -31,6 +32,7 @@ def test_every_descriptor_has_a_reason(enabled: Any, method: str) -> None:
         ("docker", ["  HasDocker\n"]),
         ("singularity", ["  HasContainer\n", "HasSingularity"]),
         ("container", ["  HasContainer\n"]),
+        ("apptainer", []),
     ],
 )
 def test_what_keeps_a_job_idle(enabled: Any, method: str, needs: list[str]) -> None:
@@ -61,6 +63,16 @@ def test_htmaps_frozen_image_is_named_as_such(enabled: Any) -> None:
     assert "Python 3.7" in htmap_exec.explain("docker")
     enabled.settings["DOCKER.IMAGE"] = "python:3.11"
     assert "Python 3.7" not in htmap_exec.explain("docker")
+
+
+def test_an_image_that_fails_htcondors_test(enabled: Any, tmp_path: Path) -> None:
+    enabled.settings["EXEC.CONTAINER_IMAGE"] = str(tmp_path)
+    assert "its jobs start again for ever" in " ".join(htmap_exec.explain("container").split())
+    (tmp_path / ".singularity.d" / "actions").mkdir(parents=True)
+    (tmp_path / ".singularity.d" / "actions" / "test").touch()
+    text = " ".join(htmap_exec.explain("container").split())
+    assert "for ever" not in text
+    assert "runs the image's own test" in text
 
 
 def test_a_transplant_that_is_not_built_yet(enabled: Any) -> None:

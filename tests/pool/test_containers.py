@@ -66,7 +66,9 @@ def image_file(image_tree: Path) -> Path:
     return file
 
 
-@pytest.fixture(params=["docker", "container by file", "container by tree", "container by Docker", "singularity"])
+@pytest.fixture(
+    params=["docker", "container by file", "container by tree", "container by Docker", "singularity", "apptainer"]
+)
 def in_container(request: pytest.FixtureRequest) -> Iterator[str]:
     method, _, kind = request.param.partition(" by ")
     deliver(method)
