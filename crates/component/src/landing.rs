@@ -8,16 +8,17 @@ use std::time::Duration;
 use htmap_exec_interpreter::{PythonVersion, Search};
 use nix::sys::signal::Signal;
 
-use crate::classad::ClassAd;
 use crate::error::Error;
 use crate::node::NodeFacts;
+use crate::node::classad::ClassAd;
+use crate::process::Signals;
+use crate::process::served::Served;
+use crate::report::run_record::Stopwatch;
+use crate::report::transcript;
 use crate::run::ComponentRun;
-use crate::run_record::Stopwatch;
 use crate::scratch::Scratch;
-use crate::served::Served;
+use crate::scratch::checkpoint;
 use crate::session::Limits;
-use crate::supervise::Signals;
-use crate::{checkpoint, transcript};
 
 /// HTCondor's defaults: `MachineMaxVacateTime` is ten minutes.
 const MACHINE_VACATE: i64 = 600;

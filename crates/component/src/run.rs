@@ -11,24 +11,28 @@ use htmap_exec_interpreter::{
     Candidate, Distributions, PythonVersion, Rejection, likely_site_directories,
 };
 
-use crate::advice::{self, Known};
-use crate::cgroup::MemoryEvents;
-use crate::channel::{Connection, Feed};
-use crate::classad::ClassAd;
 use crate::driver::{self, Hello, Loaded};
 use crate::error::Error;
-use crate::input::{BadInput, Input};
+use crate::failure::{Failure, PythonFacts};
+use crate::guard;
 use crate::landing::{Ending, Options};
 use crate::names;
+use crate::node::classad::ClassAd;
+use crate::node::memory::MemoryEvents;
+use crate::node::usage::Usage;
 use crate::node::{self, NodeFacts};
-use crate::output::Output;
-use crate::record::{self, Context, Failure, PythonFacts};
-use crate::run_record::{RunRecord, Stopwatch};
+use crate::pickle::scanner;
+use crate::process::Signals;
+use crate::report::advice::{self, Known};
+use crate::report::error_record::{self, Context};
+use crate::report::run_record::{RunRecord, Stopwatch};
+use crate::report::{death, transcript};
 use crate::scratch::Scratch;
+use crate::scratch::input::{BadInput, Input};
+use crate::scratch::output::Output;
+use crate::scratch::{checkpoint, listing};
+use crate::session::channel::{Connection, Feed};
 use crate::session::{self, Finished, Limits, Outcome, Steps};
-use crate::supervise::Signals;
-use crate::usage::Usage;
-use crate::{checkpoint, death, guard, scanner, transcript, tree};
 
 /// The inputs, or what is wrong with which.
 type OpenedInputs = Result<Vec<Input>, (BadInput, &'static str)>;
@@ -186,7 +190,7 @@ impl<'a> ComponentRun<'a> {
         self.inputs = Some(self.open_inputs());
         let restored = checkpoint::restore(self.scratch);
         self.prepared = Some(restored.map(|files| self.restored = files.len()));
-        self.tree = tree::tree(self.scratch.root());
+        self.tree = listing::tree(self.scratch.root());
         self.watch.mark("prepared");
     }
 
@@ -270,11 +274,11 @@ impl<'a> ComponentRun<'a> {
             component: self.scratch.component(),
             node: &self.node,
             python: self.python.as_ref(),
-            scratch_dir_contents: tree::top_level(self.scratch.root()),
+            scratch_dir_contents: listing::top_level(self.scratch.root()),
             stderr_tail: finished.stderr.clone(),
             peak_memory: Usage::of_children().peak_memory,
         };
-        let pickled = record::pickle(&context, &failure);
+        let pickled = error_record::pickle(&context, &failure);
         Output::write_failure(self.scratch, &pickled)?;
         self.finish(Some(&failure), finished);
         Ok(Ending::Output)
@@ -319,7 +323,7 @@ impl<'a> ComponentRun<'a> {
         if let Err(error) = record.write(self.scratch) {
             tracing::warn!("{error}");
         }
-        transcript::finished(&tree::tree(self.scratch.root()));
+        transcript::finished(&listing::tree(self.scratch.root()));
     }
 }
 

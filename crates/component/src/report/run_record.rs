@@ -6,8 +6,8 @@ use std::time::Instant;
 use serde::Serialize;
 
 use crate::error::Error;
+use crate::failure::PythonFacts;
 use crate::node::NodeFacts;
-use crate::record::PythonFacts;
 use crate::scratch::Scratch;
 
 /// Everything in it.

@@ -3,16 +3,22 @@
 //! HTCondor brings the content of `_htmap_transfer/` and `_htmap_user_transfer/N` back to the top
 //! level after an eviction, because HTMap lists them with a trailing slash and by path.
 
+pub(crate) mod checkpoint;
+mod gzip;
+pub(crate) mod input;
+pub(crate) mod listing;
+pub(crate) mod output;
+
 use std::fs::{self, File};
 use std::io::{self, BufReader, Read};
 use std::path::{Path, PathBuf};
 
 use flate2::read::MultiGzDecoder;
 
-use crate::classad::ClassAd;
 use crate::error::Error;
 use crate::names;
-use crate::scanner::count_pickles;
+use crate::node::classad::ClassAd;
+use crate::pickle::scanner::count_pickles;
 
 /// A component's scratch directory.
 #[derive(Debug)]

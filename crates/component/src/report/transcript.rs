@@ -5,9 +5,9 @@
 use std::io::{self, Write as _};
 
 use crate::driver::Loaded;
+use crate::failure::{Failure, PythonFacts};
 use crate::names;
 use crate::node::{self, NodeFacts};
-use crate::record::{Failure, PythonFacts};
 
 fn say(text: &str) {
     let mut stdout = io::stdout().lock();

@@ -3,11 +3,11 @@
 
 use htmap_exec_interpreter::{MINIMUM_VERSION, Origin, Rejection};
 
-use crate::death;
-use crate::record::{Failure, PythonFacts};
+use crate::failure::{Failure, PythonFacts};
+use crate::process::Ended;
+use crate::report::death;
 use crate::scratch::Scratch;
 use crate::session::Finished;
-use crate::supervise::Ended;
 
 /// What advice can draw on.
 pub(crate) struct Known<'a> {

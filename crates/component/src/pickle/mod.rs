@@ -2,6 +2,8 @@
 //!
 //! Opcodes: <https://github.com/python/cpython/blob/main/Lib/pickletools.py>
 
+pub(crate) mod scanner;
+
 /// A value to be pickled.
 #[derive(Debug, Clone)]
 pub(crate) enum Value {

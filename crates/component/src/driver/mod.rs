@@ -10,20 +10,20 @@ use std::path::PathBuf;
 use htmap_exec_interpreter::PythonVersion;
 use serde::Deserialize;
 
-use crate::channel::Connection;
-use crate::record::Frame;
+use crate::failure::Frame;
+use crate::session::channel::Connection;
 
 /// Given to Python with `-c`.
-pub(crate) const BOOT: &str = include_str!("driver/boot.py");
+pub(crate) const BOOT: &str = include_str!("boot.py");
 
 /// The variable that names the channel; the driver removes it before anything else runs.
 pub(crate) const ENV_CHANNEL: &str = "HTMAP_EXEC_CHANNEL";
 
 const SOURCES: [(u8, &str); 4] = [
-    (b'P', include_str!("driver/driver.py")),
-    (b'Y', include_str!("driver/display.py")),
-    (b'F', include_str!("driver/failure.py")),
-    (b'M', include_str!("driver/htmap.py")),
+    (b'P', include_str!("driver.py")),
+    (b'Y', include_str!("display.py")),
+    (b'F', include_str!("failure.py")),
+    (b'M', include_str!("htmap.py")),
 ];
 
 /// What Python says of itself first.

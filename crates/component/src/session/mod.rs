@@ -4,6 +4,8 @@
 //! subtlety: what Python said before it died may still wait in the channel, so the channel is read
 //! to its end before its death counts.
 
+pub(crate) mod channel;
+
 use std::os::fd::AsFd;
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -12,12 +14,12 @@ use htmap_exec_interpreter::MINIMUM_VERSION;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::Signal;
 
-use crate::channel::{Connection, Event, Feed, Listener};
 use crate::driver::{Hello, Loaded, Message};
 use crate::error::Error;
-use crate::output::Output;
-use crate::record::Failure;
-use crate::supervise::{Ended, Heard, Signals, StderrTail, Tree};
+use crate::failure::Failure;
+use crate::process::{Ended, Heard, Signals, StderrTail, Tree};
+use crate::scratch::output::Output;
+use crate::session::channel::{Connection, Event, Feed, Listener};
 
 /// For the texts of the arguments, which no run depends on.
 const SHOW: Duration = Duration::from_secs(10);

@@ -3,12 +3,16 @@
 //! No name service is asked: it may hang, fail, or (in a static glibc binary) abort. HTCondor's
 //! machine ad knows the host and its address already.
 
+pub(crate) mod classad;
+pub(crate) mod memory;
+pub(crate) mod usage;
+
 use std::fmt;
 use std::net::IpAddr;
 
 use jiff::civil::DateTime;
 
-use crate::classad::ClassAd;
+use crate::node::classad::ClassAd;
 
 /// The first line of every component's stdout, and `node_info` of the error record.
 #[derive(Debug, Clone)]

@@ -11,7 +11,7 @@ use std::os::linux::net::SocketAddrExt as _;
 use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
 
 use crate::hex::hex;
-use crate::input::{BadInput, Input};
+use crate::scratch::input::{BadInput, Input};
 
 const HEADER: usize = 17;
 const TOKEN: usize = 32;

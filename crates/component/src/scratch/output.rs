@@ -5,9 +5,9 @@ use std::io::{self, BufWriter, Write};
 use std::path::PathBuf;
 
 use crate::error::Error;
-use crate::gzip::ParallelGzip;
 use crate::names;
 use crate::pickle::{Value, dumps};
+use crate::scratch::gzip::ParallelGzip;
 use crate::scratch::{Scratch, clear};
 
 /// An output that does not stand yet; dropped, it is gone.

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Arc, OnceLock};
 
-use crate::record::Failure;
+use crate::failure::Failure;
 
 /// What is known about it.
 #[derive(Debug)]

@@ -4,6 +4,8 @@
 //! the function leaves behind becomes its child and is found, with or without `/proc`.
 //! <https://man7.org/linux/man-pages/man2/PR_SET_CHILD_SUBREAPER.2const.html>
 
+pub(crate) mod served;
+
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::process::CommandExt as _;

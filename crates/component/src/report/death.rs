@@ -1,8 +1,8 @@
 //! What to say when Python ended without a word: the cause, as far as it can be known.
 
-use crate::cgroup::MemoryEvents;
-use crate::record::{Failure, Frame};
-use crate::supervise::{Ended, signal_name};
+use crate::failure::{Failure, Frame};
+use crate::node::memory::MemoryEvents;
+use crate::process::{Ended, signal_name};
 
 /// What is known besides how the process ended.
 #[derive(Debug)]

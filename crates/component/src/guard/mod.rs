@@ -3,11 +3,13 @@
 //! The submit side says its version; where it does not (stock HTMap), the bytecode itself is
 //! compared with the instruction sets that are known.
 
+mod opcodes;
+
 use htmap_exec_interpreter::PythonVersion;
 
-use crate::opcodes::{Instructions, KNOWN};
-use crate::record::Failure;
-use crate::scanner::CodeObject;
+use crate::failure::Failure;
+use crate::guard::opcodes::{Instructions, KNOWN};
+use crate::pickle::scanner::CodeObject;
 
 /// Whether code made by `submit` (if that is known) may run on `node`.
 pub(crate) fn check(

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use flate2::read::MultiGzDecoder;
 
-use crate::record::Failure;
+use crate::failure::Failure;
 
 const CHUNK: usize = 1 << 20;
 const AT_ONCE: usize = 4 << 20;
