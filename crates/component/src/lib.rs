@@ -13,6 +13,7 @@ pub mod names;
 mod node;
 mod pickle;
 mod process;
+mod regular;
 mod report;
 mod run;
 mod scratch;

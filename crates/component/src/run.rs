@@ -13,7 +13,7 @@ use htmap_exec_interpreter::{
 
 use crate::driver::{self, Hello, Loaded};
 use crate::error::Error;
-use crate::failure::{Failure, PythonFacts};
+use crate::failure::{Cause, Failure, PythonFacts, Stage};
 use crate::guard;
 use crate::landing::{Ending, Options};
 use crate::names;
@@ -35,7 +35,7 @@ use crate::session::channel::{Connection, Feed};
 use crate::session::{self, Finished, Limits, Outcome, Steps};
 
 /// The inputs, or what is wrong with which.
-type OpenedInputs = Result<Vec<Input>, (BadInput, &'static str)>;
+type OpenedInputs = Result<Vec<Input>, (BadInput, Stage)>;
 
 /// A component on its way.
 pub(crate) struct ComponentRun<'a> {
@@ -96,7 +96,7 @@ impl<'a> ComponentRun<'a> {
                 ended = self.attempt(candidate, signals, limits)?;
             }
             if let Outcome::NotStarted(reason) = &ended.outcome {
-                if let Some(failure) = self.unread("starting Python") {
+                if let Some(failure) = self.unread(Stage::StartingPython) {
                     self.prepare();
                     return self.fail(failure, &ended);
                 }
@@ -197,8 +197,8 @@ impl<'a> ComponentRun<'a> {
     fn open_inputs(&self) -> OpenedInputs {
         let open = |path: PathBuf, stage| Input::open(&path).map_err(|bad| (bad, stage));
         Ok(vec![
-            open(self.scratch.function(), "loading the function")?,
-            open(self.scratch.input(), "loading the arguments")?,
+            open(self.scratch.function(), Stage::LoadingFunction)?,
+            open(self.scratch.input(), Stage::LoadingArguments)?,
         ])
     }
 
@@ -209,14 +209,14 @@ impl<'a> ComponentRun<'a> {
     }
 
     /// Why the files of this Python could not be read.
-    fn unread(&self, stage: &str) -> Option<Failure> {
+    fn unread(&self, stage: Stage) -> Option<Failure> {
         self.options.served.as_ref()?.failure(stage)
     }
 
     fn conclude(&mut self, finished: &Finished) -> Result<Ending, Error> {
         self.watch.mark("ended");
         if !matches!(finished.outcome, Outcome::Evicted(_))
-            && let Some(failure) = self.unread("running the component")
+            && let Some(failure) = self.unread(Stage::RunningFunction)
         {
             return self.fail(failure, finished);
         }
@@ -231,21 +231,23 @@ impl<'a> ComponentRun<'a> {
             }
             Outcome::NotStarted(_) => unreachable!("another candidate was tried"),
             Outcome::NotShown => Failure::new(
-                "showing the arguments",
+                Stage::ShowingArguments,
+                Cause::EndlessText,
                 "the text of an argument does not end",
             ),
             Outcome::Failed(failure) => (**failure).clone(),
             Outcome::TimedOut { stage } => {
                 let seconds = self.options.timeout.unwrap_or_default().as_secs_f64();
                 Failure::new(
-                    stage,
+                    *stage,
+                    Cause::TimedOut,
                     format!("Python was ended after {seconds} s while {stage}: --timeout"),
                 )
                 .hint("give it more time with --timeout")
             }
             Outcome::Died { ended, stage } => death::failure(
                 *ended,
-                stage,
+                *stage,
                 &death::Circumstances {
                     stderr: &finished.stderr,
                     memory_before: self.memory_before,
@@ -302,8 +304,8 @@ impl<'a> ComponentRun<'a> {
             },
             error: failure.map(|failure| failure.message.lines().next().unwrap_or_default()),
             report: failure.map(Failure::text),
-            error_stage: failure.map(|failure| failure.stage.as_str()),
-            error_type: failure.map(|failure| failure.kind.as_str()),
+            error_stage: failure.map(|failure| failure.stage.text()),
+            error_type: failure.map(|failure| failure.cause.class()),
             node: (&self.node).into(),
             python: self.python.as_ref(),
             passed_over: self.rejections.iter().map(ToString::to_string).collect(),
@@ -355,7 +357,7 @@ impl Steps for Shared<'_, '_> {
 
     fn result(&mut self, output: Output) -> Result<(), Error> {
         let run = self.0.borrow();
-        if run.unread("").is_some() {
+        if run.unread(Stage::WritingOutput).is_some() {
             return Ok(());
         }
         output.commit(run.scratch)
@@ -415,7 +417,8 @@ impl ComponentRun<'_> {
         if let Some(Err(error)) = &self.prepared {
             // The run ends with that error in any case.
             return Err(Box::new(Failure::new(
-                "restoring the checkpoint",
+                Stage::RestoringCheckpoint,
+                Cause::NodeFile,
                 error.to_string(),
             )));
         }
@@ -424,7 +427,8 @@ impl ComponentRun<'_> {
             Some(Err((bad, stage))) => return Err(Box::new(bad.failure(stage))),
             None => {
                 return Err(Box::new(Failure::new(
-                    "loading the function",
+                    Stage::LoadingFunction,
+                    Cause::Internal,
                     "the inputs were read already",
                 )));
             }

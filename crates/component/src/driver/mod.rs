@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use htmap_exec_interpreter::PythonVersion;
 use serde::Deserialize;
 
-use crate::failure::Frame;
+use crate::failure::{Frame, Stage};
 use crate::session::channel::Connection;
 
 /// Given to Python with `-c`.
@@ -85,14 +85,14 @@ pub(crate) enum Message {
     /// Python has started.
     Hello(Hello),
     /// What it does next.
-    Stage(String),
+    Stage(Stage),
     /// The function and its input are there; it waits for the go.
     Loaded(Loaded),
     /// The function returned: the pickle of the result follows as data.
     Returned,
     /// Something was raised: stage, class and missing module.
     Raised {
-        stage: String,
+        stage: Stage,
         kind: String,
         missing_module: String,
     },
@@ -128,7 +128,7 @@ impl Message {
                     sys_path,
                 })
             }
-            b'S' => Self::Stage(fields.next()?),
+            b'S' => Self::Stage(Stage::parse(&fields.next()?)?),
             b'L' => Self::Loaded(Loaded {
                 function: fields.next()?,
                 args: fields.next()?,
@@ -136,7 +136,7 @@ impl Message {
             }),
             b'R' => Self::Returned,
             b'X' => Self::Raised {
-                stage: fields.next()?,
+                stage: Stage::parse(&fields.next()?)?,
                 kind: fields.next()?,
                 missing_module: fields.next()?,
             },

@@ -7,7 +7,7 @@ mod opcodes;
 
 use htmap_exec_interpreter::PythonVersion;
 
-use crate::failure::Failure;
+use crate::failure::{Cause, Failure, Stage};
 use crate::guard::opcodes::{Instructions, KNOWN};
 use crate::pickle::scanner::CodeObject;
 
@@ -47,8 +47,8 @@ pub(crate) fn check(
         }
     };
     Err(Failure {
-        stage: "checking the Python version".to_owned(),
-        kind: "PythonVersionMismatch".to_owned(),
+        stage: Stage::CheckingVersion,
+        cause: Cause::VersionMismatch,
         message: format!(
             "the map was pickled by {made_by}, and this execute node would run it on Python {node} \
              (`{executable}`): it holds bytecode (of `{}` and {} more), which only the version \

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Arc, OnceLock};
 
-use crate::failure::Failure;
+use crate::failure::{Cause, Failure, Stage};
 
 /// What is known about it.
 #[derive(Debug)]
@@ -51,10 +51,10 @@ impl Served {
     }
 
     /// Whatever Python made of it: without these files nothing that it says counts.
-    pub(crate) fn failure(&self, stage: &str) -> Option<Failure> {
+    pub(crate) fn failure(&self, stage: Stage) -> Option<Failure> {
         let reason = self.failure.get()?;
         let message = format!("the Python that was brought along could not be read: {reason}");
-        Some(Failure::new(stage, message).hint(
+        Some(Failure::new(stage, Cause::UnreadablePython, message).hint(
             "the archive was damaged on its way, or something on this node writes to it; if it happens again, build the transplant again",
         ))
     }

@@ -3,7 +3,7 @@
 
 use htmap_exec_interpreter::{MINIMUM_VERSION, Origin, Rejection};
 
-use crate::failure::{Failure, PythonFacts};
+use crate::failure::{Cause, Failure, PythonFacts, Stage};
 use crate::process::Ended;
 use crate::report::death;
 use crate::scratch::Scratch;
@@ -32,12 +32,21 @@ impl Known<'_> {
 
 /// Adds hints, and the file's name where the failure is a file's.
 pub(crate) fn advise(failure: &mut Failure, known: &Known<'_>) {
-    if !failure.missing_module.is_empty() {
-        failure
-            .hints
-            .push(missing_module(&failure.missing_module, known));
-    }
-    match (failure.kind.as_str(), failure.stage.as_str()) {
+    let class = match &failure.cause {
+        Cause::Raised {
+            class,
+            missing_module,
+        } => {
+            if !missing_module.is_empty() {
+                failure
+                    .hints
+                    .push(self::missing_module(missing_module, known));
+            }
+            class.as_str()
+        }
+        _ => "",
+    };
+    match (class, failure.stage) {
         ("SystemExit", _) => failure.hints.push(
             "the function called sys.exit (or exit, or quit): return a value or raise another \
              exception instead"
@@ -52,16 +61,16 @@ pub(crate) fn advise(failure: &mut Failure, known: &Known<'_>) {
                 .push(format!("ask for more memory with request_memory{asked}"));
         }
         ("", _) => {}
-        (_, "pickling the result") => failure.hints.push(
+        (_, Stage::PicklingResult) => failure.hints.push(
             "the function ran to its end, but what it returned cannot be pickled: return plain \
              data instead"
                 .to_owned(),
         ),
         (
             "UnpicklingError" | "EOFError" | "ValueError" | "AttributeError" | "TypeError",
-            stage @ ("loading the function" | "loading the arguments"),
+            stage @ (Stage::LoadingFunction | Stage::LoadingArguments),
         ) => {
-            let file = if stage == "loading the function" {
+            let file = if stage == Stage::LoadingFunction {
                 known.scratch.function()
             } else {
                 known.scratch.input()
@@ -120,9 +129,8 @@ pub(crate) fn no_python(rejections: &[Rejection], hints: &[String]) -> Failure {
     for rejection in rejections {
         message.push_str(&format!("\n  {rejection}"));
     }
-    let failure = Failure::new("starting Python", message);
+    let failure = Failure::new(Stage::StartingPython, Cause::NoPython, message);
     let failure = Failure {
-        kind: "NoPython".to_owned(),
         hints: hints.to_vec(),
         ..failure
     };

@@ -1,6 +1,6 @@
 //! What to say when Python ended without a word: the cause, as far as it can be known.
 
-use crate::failure::{Failure, Frame};
+use crate::failure::{Cause, Failure, Frame, Stage};
 use crate::node::memory::MemoryEvents;
 use crate::process::{Ended, signal_name};
 
@@ -28,7 +28,7 @@ pub(crate) fn describe(ended: Ended) -> String {
 }
 
 /// The failure of a component whose Python died.
-pub(crate) fn failure(ended: Ended, stage: &str, circumstances: &Circumstances<'_>) -> Failure {
+pub(crate) fn failure(ended: Ended, stage: Stage, circumstances: &Circumstances<'_>) -> Failure {
     let peak = circumstances
         .peak_memory
         .map(|bytes| format!("; its peak memory was {} MiB", bytes >> 20))
@@ -40,11 +40,13 @@ pub(crate) fn failure(ended: Ended, stage: &str, circumstances: &Circumstances<'
     let mut failure = match ended {
         Ended::Exited(status) => Failure::new(
             stage,
+            Cause::Died,
             format!("Python ended with exit status {status} while {stage}, without an exception{peak}"),
         )
         .hint("something called `os._exit` (or the like of C's `exit`) in the function, in a library, or in place of it"),
         Ended::Signaled(signal) if killed_for_memory => Failure::new(
             stage,
+            Cause::OutOfMemory,
             format!(
                 "Python was killed by {} while {stage}: the job ran out of memory{}{peak}",
                 signal_name(signal),
@@ -57,6 +59,7 @@ pub(crate) fn failure(ended: Ended, stage: &str, circumstances: &Circumstances<'
         ),
         Ended::Signaled(signal) => Failure::new(
             stage,
+            Cause::Died,
             format!("Python was killed by {} ({}) while {stage}{peak}", signal_name(signal), meaning(signal)),
         ),
     };

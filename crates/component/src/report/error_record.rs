@@ -79,8 +79,8 @@ pub(crate) fn pickle(context: &Context<'_>, failure: &Failure) -> Vec<u8> {
         ),
         ("stack_summary", stack_summary(&failure.frames)),
         // Additions to HTMap's record.
-        ("stage", Value::str(&failure.stage)),
-        ("exception_type", Value::str(&failure.kind)),
+        ("stage", Value::str(failure.stage.text())),
+        ("exception_type", Value::str(failure.cause.class())),
         ("traceback", Value::str(&failure.traceback)),
         (
             "hints",

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use flate2::read::MultiGzDecoder;
 
-use crate::failure::Failure;
+use crate::failure::{Cause, Failure, Stage};
 
 const CHUNK: usize = 1 << 20;
 const AT_ONCE: usize = 4 << 20;
@@ -23,8 +23,8 @@ pub(crate) struct BadInput {
 
 impl BadInput {
     /// As the component's failure.
-    pub(crate) fn failure(self, stage: &str) -> Failure {
-        Failure::new(stage, format!("the input file `{}` {}", self.path.display(), self.problem))
+    pub(crate) fn failure(self, stage: Stage) -> Failure {
+        Failure::new(stage, Cause::BadInput, format!("the input file `{}` {}", self.path.display(), self.problem))
             .hint("the file did not come from the submit side whole: look at the map's directory there and at the job's file transfer, then rerun the component")
     }
 }
@@ -138,7 +138,7 @@ mod tests {
         std::fs::write(&path, content).unwrap();
         Input::open(&path)
             .unwrap_err()
-            .failure("loading")
+            .failure(Stage::LoadingFunction)
             .message
             .replace(directory.path().to_str().unwrap(), "")
     }

@@ -16,7 +16,7 @@ use nix::sys::signal::Signal;
 
 use crate::driver::{Hello, Loaded, Message};
 use crate::error::Error;
-use crate::failure::Failure;
+use crate::failure::{Cause, Failure, Stage};
 use crate::process::{Ended, Heard, Signals, StderrTail, Tree};
 use crate::scratch::output::Output;
 use crate::session::channel::{Connection, Event, Feed, Listener};
@@ -62,13 +62,13 @@ pub(crate) enum Outcome {
     /// There is a reason.
     Failed(Box<Failure>),
     /// Python ended without a word.
-    Died { ended: Ended, stage: String },
+    Died { ended: Ended, stage: Stage },
     /// The text of an argument did not end, and cannot be interrupted.
     NotShown,
     /// Python did not even start.
     NotStarted(String),
     /// It took longer than `--timeout`.
-    TimedOut { stage: String },
+    TimedOut { stage: Stage },
     /// HTCondor wants the machine back.
     Evicted(Signal),
 }
@@ -98,7 +98,7 @@ struct Session<'a> {
     listener: Listener,
     connection: Option<Connection>,
     phase: Phase,
-    stage: String,
+    stage: Stage,
     steps: &'a mut dyn Steps,
     evicted: Option<Signal>,
     report_until: Option<Instant>,
@@ -133,7 +133,7 @@ pub(crate) fn run(
         listener,
         connection: None,
         phase: Phase::Starting,
-        stage: "starting Python".to_owned(),
+        stage: Stage::StartingPython,
         steps,
         evicted: None,
         report_until: None,
@@ -215,9 +215,7 @@ impl Session<'_> {
             self.tree.signal(self.evicted.unwrap_or(Signal::SIGTERM));
         }
         if !self.is_over() && reached(timeout) {
-            self.phase = Phase::Over(Outcome::TimedOut {
-                stage: self.stage.clone(),
-            });
+            self.phase = Phase::Over(Outcome::TimedOut { stage: self.stage });
             self.tree.signal(Signal::SIGTERM);
             self.kill_at = Some(now + AFTER_TERM);
         }
@@ -298,7 +296,7 @@ impl Session<'_> {
         if connection.wants_to_send()
             && let Err(bad) = connection.send()
         {
-            self.refuse(Box::new(bad.failure(&self.stage)));
+            self.refuse(Box::new(bad.failure(self.stage)));
         }
         if self.connection.as_ref().is_some_and(Connection::is_closed) {
             self.connection = None;
@@ -359,7 +357,7 @@ impl Session<'_> {
                 }
             }
             Message::Stage(stage) => {
-                if stage == "showing the arguments" {
+                if stage == Stage::ShowingArguments {
                     self.start_until = Some(Instant::now() + SHOW);
                 }
                 self.stage = stage;
@@ -368,13 +366,13 @@ impl Session<'_> {
                 self.start_until = None;
                 self.steps.loaded(&loaded);
                 self.phase = Phase::Running;
-                "running the function".clone_into(&mut self.stage);
+                self.stage = Stage::RunningFunction;
                 if let Some(connection) = &mut self.connection {
                     connection.queue(b'G', &[]);
                 }
             }
             Message::Returned if matches!(self.phase, Phase::Running) => {
-                "pickling the result".clone_into(&mut self.stage);
+                self.stage = Stage::PicklingResult;
                 self.phase = Phase::Returning(self.steps.returned()?);
             }
             Message::Raised {
@@ -383,9 +381,12 @@ impl Session<'_> {
                 missing_module,
             } if !self.is_over() => {
                 self.start_until = None;
-                let mut failure = Failure::new(&stage, format!("{kind} while {stage}"));
-                failure.kind = kind;
-                failure.missing_module = missing_module;
+                let message = format!("{kind} while {stage}");
+                let cause = Cause::Raised {
+                    class: kind,
+                    missing_module,
+                };
+                let failure = Failure::new(stage, cause, message);
                 self.stage = stage;
                 self.phase = Phase::Reporting(Box::new(failure));
                 self.report_until = Some(Instant::now() + REPORT);
