@@ -1,78 +1,48 @@
-//! The beginning of a run: what must exist before anything can go wrong, and what an earlier
-//! attempt left finished.
+//! The outermost layer of a run: what must exist before anything can go wrong, what an earlier attempt
+//! left finished, and a record for every error that no inner layer has made one of.
 
-use std::ffi::OsString;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
-use htmap_exec_interpreter::{PythonVersion, Search};
-use nix::sys::signal::Signal;
-
 use crate::error::Error;
+use crate::failure::Stage;
+use crate::last_resort;
 use crate::node::NodeFacts;
 use crate::node::classad::ClassAd;
-use crate::process::Signals;
-use crate::process::served::Served;
-use crate::report::run_record::Stopwatch;
+use crate::options::{Ending, Options};
+use crate::process::signals::Signals;
+use crate::report::run_record::{self, Stopwatch};
 use crate::report::transcript;
-use crate::run::ComponentRun;
-use crate::scratch::Scratch;
-use crate::scratch::checkpoint;
-use crate::session::Limits;
+use crate::run::{ComponentRun, Situation};
+use crate::scratch::reserve::Reserve;
+use crate::scratch::{Scratch, checkpoint};
+use crate::session::step::Limits;
 
 /// HTCondor's defaults: `MachineMaxVacateTime` is ten minutes.
 const MACHINE_VACATE: i64 = 600;
 
-/// What to run and how.
-#[derive(Debug)]
-pub struct Options {
-    /// The interpreters to try, in this order.
-    pub interpreters: Search,
-    /// Variables to set, and to unset, for Python.
-    pub environment: Vec<(OsString, Option<OsString>)>,
-    /// Where the interpreter lies, if this process serves it.
-    pub served: Option<Served>,
-    /// The Python that pickled the map.
-    pub submit_python: Option<PythonVersion>,
-    /// Run bytecode of another Python all the same.
-    pub allow_python_mismatch: bool,
-    /// A zip archive of cloudpickle, for nodes that have none.
-    pub cloudpickle: Option<PathBuf>,
-    /// For Python to exit once its result stands.
-    pub exit_grace: Duration,
-    /// For Python to start.
-    pub start_limit: Duration,
-    /// For everything.
-    pub timeout: Option<Duration>,
-}
-
-/// How the run came out; each means exit status 0 but the last one.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Ending {
-    /// A result or an error record stands.
-    Output,
-    /// An earlier attempt had finished.
-    AlreadyFinished,
-    /// HTCondor wanted the machine back before there was an output.
-    Evicted(Signal),
-}
-
 /// A component that has landed: signals are held back, and what HTCondor wants to take back exists.
 #[derive(Debug)]
 pub struct Landing {
-    signals: Signals,
+    signals: Result<Signals, Error>,
     scratch: Scratch,
+    reserve: Arc<Reserve>,
     watch: Stopwatch,
 }
 
 impl Landing {
     /// The very first thing to do: an eviction before the paths exist puts the job on hold.
     pub fn begin(scratch: &Path, component: u64) -> Result<Self, Error> {
-        let signals = Signals::take()?;
+        let signals = Signals::take();
         let scratch = Scratch::prepare(scratch, component)?;
+        let reserve = Arc::new(Reserve::take(&scratch.reserve()));
+        // From here on, whatever goes wrong ends in a record.
+        last_resort::arm(&scratch, &reserve);
         Ok(Self {
             signals,
             scratch,
+            reserve,
             watch: Stopwatch::start(),
         })
     }
@@ -86,13 +56,28 @@ impl Landing {
     /// Runs the component. Takes over the process: signals, children, stdout.
     /// `prepare` is told the machine's ad, and is called only if there is something to run.
     pub fn run(self, prepare: impl FnOnce(&ClassAd) -> Options) -> Result<Ending, Error> {
+        let ending = self.run_to_an_end(prepare).or_else(|error| {
+            match last_resort::record(&error.failure(Stage::Landing)) {
+                Ok(()) => Ok(Ending::Output),
+                Err(_) => Err(error),
+            }
+        });
+        last_resort::disarm();
+        ending
+    }
+
+    fn run_to_an_end(self, prepare: impl FnOnce(&ClassAd) -> Options) -> Result<Ending, Error> {
         let Self {
             signals,
             scratch,
+            reserve,
             mut watch,
         } = self;
+        let signals = signals?;
         let job_ad = read_ad("_CONDOR_JOB_AD", &scratch, ".job.ad");
+        let mut attempts = Vec::new();
         if Scratch::restarted(&job_ad) {
+            attempts = run_record::earlier_attempts(&scratch);
             scratch.restore_output_files()?;
             if scratch.adopt_output()? {
                 checkpoint::drop_all(&scratch)?;
@@ -102,6 +87,7 @@ impl Landing {
         }
         let machine_ad = read_ad("_CONDOR_MACHINE_AD", &scratch, ".machine.ad");
         let node = NodeFacts::collect(&machine_ad);
+        last_resort::know_node(&node);
         transcript::landed(&node);
         let options = prepare(&machine_ad);
         watch.mark("environment");
@@ -111,13 +97,31 @@ impl Landing {
             timeout: options.timeout,
             vacate: vacate_time(&machine_ad, &job_ad),
         };
-        ComponentRun::new(&options, &scratch, job_ad, node, watch).run(&signals, limits)
+        let situation = Situation {
+            options: &options,
+            scratch: &scratch,
+            reserve: &reserve,
+            job_ad: &job_ad,
+            processors: processors(&machine_ad),
+            node: &node,
+            attempts: &attempts,
+        };
+        ComponentRun::new(situation, watch).run(&signals, limits)
     }
 }
 
 fn read_ad(variable: &str, scratch: &Scratch, name: &str) -> ClassAd {
     let path = std::env::var_os(variable).map_or_else(|| scratch.root().join(name), PathBuf::from);
     ClassAd::read(&path)
+}
+
+/// What the slot has, else what the machine has.
+fn processors(machine_ad: &ClassAd) -> usize {
+    machine_ad
+        .integer("Cpus")
+        .and_then(|cpus| usize::try_from(cpus).ok())
+        .filter(|cpus| *cpus > 0)
+        .unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from))
 }
 
 /// Half of what HTCondor gives: the other half is for the transfer of the files.
@@ -127,7 +131,7 @@ fn vacate_time(machine_ad: &ClassAd, job_ad: &ClassAd) -> Duration {
         .unwrap_or(MACHINE_VACATE);
     let job = job_ad.integer("JobMaxVacateTime").unwrap_or(machine);
     let seconds = u64::try_from(machine.min(job)).unwrap_or(0);
-    Duration::from_millis(seconds * 500)
+    Duration::from_millis(seconds.saturating_mul(500))
 }
 
 #[cfg(test)]
@@ -146,5 +150,12 @@ mod tests {
             10
         );
         assert_eq!(vacate("MachineMaxVacateTime = -1", ""), 0);
+    }
+
+    #[test]
+    fn the_slot_says_how_many_processors_there_are() {
+        assert_eq!(processors(&ClassAd::parse("Cpus = 3")), 3);
+        assert!(processors(&ClassAd::parse("Cpus = 0")) > 0);
+        assert!(processors(&ClassAd::parse("")) > 0);
     }
 }

@@ -37,6 +37,8 @@ pub const ENV_SCRATCH: &str = "_CONDOR_SCRATCH_DIR";
 pub const STATUS_OK: &str = "OK";
 /// First pickle of an output whose second one is the error record.
 pub const STATUS_ERR: &str = "ERR";
+/// Only in the run record: there is no output, and the component runs again.
+pub const STATUS_EVICTED: &str = "EVICTED";
 
 /// Before the function's own prints.
 pub const OUTPUT_START: &str = "----- MAP COMPONENT OUTPUT START -----";

@@ -2,133 +2,144 @@
 //!
 //! Python starts as early as possible; what the runner has to find out, it finds out meanwhile.
 
-use std::ffi::OsString;
-use std::os::unix::ffi::OsStrExt as _;
+use std::os::fd::{AsFd as _, BorrowedFd};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use htmap_exec_interpreter::{
     Candidate, Distributions, PythonVersion, Rejection, likely_site_directories,
 };
+use nix::sys::signal::Signal;
+use serde_json::Value;
 
-use crate::driver::{self, Hello, Loaded};
+use crate::environment::Given;
 use crate::error::Error;
-use crate::failure::{Cause, Failure, PythonFacts, Stage};
-use crate::guard;
-use crate::landing::{Ending, Options};
-use crate::names;
+use crate::failure::{Blame, Cause, Failure, PythonFacts, Stage};
 use crate::node::classad::ClassAd;
 use crate::node::memory::MemoryEvents;
 use crate::node::usage::Usage;
 use crate::node::{self, NodeFacts};
+use crate::options::{Ending, Options};
 use crate::pickle::scanner;
-use crate::process::Signals;
+use crate::preparation::{OpenedInputs, Preparation, Prepared, open_inputs};
+use crate::process::signals::Signals;
 use crate::report::advice::{self, Known};
 use crate::report::error_record::{self, Context};
-use crate::report::run_record::{RunRecord, Stopwatch};
+use crate::report::run_record::{Cloudpickle, RunRecord, Stopwatch};
 use crate::report::{death, transcript};
-use crate::scratch::Scratch;
-use crate::scratch::input::{BadInput, Input};
+use crate::scratch::input::Input;
 use crate::scratch::output::Output;
-use crate::scratch::{checkpoint, listing};
-use crate::session::channel::{Connection, Feed};
-use crate::session::{self, Finished, Limits, Outcome, Steps};
+use crate::scratch::reserve::Reserve;
+use crate::scratch::{Scratch, checkpoint, listing};
+use crate::session::channel::Channel;
+use crate::session::conduct::{self, Component, Finished};
+use crate::session::protocol::{self, Hello, Loaded, Say};
+use crate::session::step::{Limits, Outcome};
+use crate::{driver, guard, last_resort, names, shipped};
 
-/// The inputs, or what is wrong with which.
-type OpenedInputs = Result<Vec<Input>, (BadInput, Stage)>;
+/// What does not change while a component runs.
+#[derive(Clone, Copy)]
+pub(crate) struct Situation<'a> {
+    /// What to run and how.
+    pub options: &'a Options,
+    /// Where.
+    pub scratch: &'a Scratch,
+    /// Room for the report.
+    pub reserve: &'a Reserve,
+    /// What HTCondor says of the job.
+    pub job_ad: &'a ClassAd,
+    /// Of the slot.
+    pub processors: usize,
+    /// The execute node.
+    pub node: &'a NodeFacts,
+    /// What became of earlier attempts.
+    pub attempts: &'a [Value],
+}
+
+/// What was prepared while Python started.
+enum Preparing {
+    /// It goes on.
+    Busy(Preparation),
+    /// It is done; the inputs are there until they are sent.
+    Done {
+        tree: String,
+        restored: usize,
+        inputs: Option<OpenedInputs>,
+    },
+    /// It cannot be done.
+    Failed,
+}
 
 /// A component on its way.
 pub(crate) struct ComponentRun<'a> {
-    options: &'a Options,
-    scratch: &'a Scratch,
-    job_ad: ClassAd,
+    situation: Situation<'a>,
     memory_before: MemoryEvents,
-    node: NodeFacts,
     watch: Stopwatch,
-    tree: String,
+    preparing: Preparing,
     distributions: Distributions,
-    inputs: Option<OpenedInputs>,
-    python: Option<PythonFacts>,
+    likely_sites: Vec<PathBuf>,
     rejections: Vec<Rejection>,
-    prepared: Option<Result<(), Error>>,
+    answered: Answered,
+    python: Option<PythonFacts>,
+    cloudpickle: Option<Cloudpickle>,
+    output: Option<Output<'a>>,
     announced: bool,
-    restored: usize,
     show_arguments: bool,
 }
 
 impl<'a> ComponentRun<'a> {
     /// Nothing has been started yet.
-    pub(crate) fn new(
-        options: &'a Options,
-        scratch: &'a Scratch,
-        job_ad: ClassAd,
-        node: NodeFacts,
-        watch: Stopwatch,
-    ) -> Self {
+    pub(crate) fn new(situation: Situation<'a>, watch: Stopwatch) -> Self {
         Self {
-            options,
             memory_before: MemoryEvents::read(),
-            node,
-            job_ad,
             watch,
-            tree: String::new(),
+            preparing: Preparing::Failed,
             distributions: Distributions::new(),
-            inputs: None,
+            likely_sites: Vec::new(),
+            rejections: situation.options.interpreters.rejections.clone(),
+            answered: Answered::default(),
             python: None,
-            rejections: options.interpreters.rejections.clone(),
-            prepared: None,
+            cloudpickle: None,
+            output: None,
             announced: false,
-            restored: 0,
             show_arguments: true,
-            scratch,
+            situation,
         }
     }
 
     /// Tries one interpreter after the other, and sees to it that an output stands.
     pub(crate) fn run(mut self, signals: &Signals, limits: Limits) -> Result<Ending, Error> {
-        let mut finished = None;
-        for candidate in &self.options.interpreters.candidates {
-            let mut ended = self.attempt(candidate, signals, limits)?;
-            if matches!(ended.outcome, Outcome::NotShown) {
+        self.preparing = Preparing::Busy(Preparation::begin(self.situation.scratch)?);
+        for candidate in &self.situation.options.interpreters.candidates {
+            let mut finished = self.attempt(candidate, signals, limits)?;
+            if matches!(finished.outcome, Outcome::NotShown) {
                 // The function has not run yet: once more, without looking at its arguments.
                 self.show_arguments = false;
-                self.inputs = Some(self.open_inputs());
-                ended = self.attempt(candidate, signals, limits)?;
-            }
-            if let Outcome::NotStarted(reason) = &ended.outcome {
-                if let Some(failure) = self.unread(Stage::StartingPython) {
-                    self.prepare();
-                    return self.fail(failure, &ended);
+                if let Preparing::Done { inputs, .. } = &mut self.preparing {
+                    *inputs = Some(open_inputs(self.situation.scratch));
                 }
-                self.rejections.push(Rejection {
-                    path: candidate.path.clone(),
-                    origin: candidate.origin,
-                    reason: advice::not_started(reason, &ended),
-                });
-                continue;
+                finished = self.attempt(candidate, signals, limits)?;
             }
-            finished = Some(ended);
-            break;
-        }
-        self.prepare();
-        if let Some(Err(error)) = self.prepared.take() {
-            return Err(error);
-        }
-        match finished {
-            Some(finished) => self.conclude(&finished),
-            None => {
-                let failure = advice::no_python(&self.rejections, &self.options.interpreters.hints);
-                let stderr = String::new();
-                self.fail(
-                    failure,
-                    &Finished {
-                        outcome: Outcome::Result,
-                        stderr,
-                        ended: None,
-                    },
-                )
+            let Outcome::NotStarted(reason) = &finished.outcome else {
+                return self.conclude(finished);
+            };
+            if let Some(failure) = self.unread(Stage::StartingPython) {
+                return self.fail(failure, Some(&finished));
             }
+            self.rejections.push(Rejection {
+                path: candidate.path.clone(),
+                origin: candidate.origin,
+                reason: advice::not_started(reason, &finished),
+            });
         }
+        if let Err(failure) = self.finish_preparing() {
+            return self.fail(*failure, None);
+        }
+        let failure = advice::no_python(
+            &self.rejections,
+            &self.situation.options.interpreters.hints,
+        );
+        self.fail(failure, None)
     }
 
     fn attempt(
@@ -143,93 +154,110 @@ impl<'a> ComponentRun<'a> {
             candidate.origin
         );
         self.watch.mark("python");
-        let path = candidate.path.clone();
-        let command = self.command(&path);
-        let this = std::cell::RefCell::new(self);
-        // The session calls either this closure or the steps, never one within the other.
-        let mut steps = Shared(&this);
-        session::run(command, signals, limits, &mut steps, || {
-            let mut this = this.borrow_mut();
-            this.prepare();
-            this.distributions.preload(&likely_site_directories(&path));
-        })
+        let command = self.command(&candidate.path);
+        self.likely_sites = likely_site_directories(&candidate.path);
+        conduct::run(command, signals, limits, self)
     }
 
     fn command(&self, python: &Path) -> Command {
-        let root = self.scratch.root();
+        let Situation {
+            options,
+            scratch,
+            job_ad,
+            node,
+            ..
+        } = self.situation;
+        let root = scratch.root();
         let mut command = Command::new(python);
-        command.args(["-u", "-c", driver::BOOT]).current_dir(root);
-        for (name, value) in &self.options.environment {
+        command.args(["-c", driver::BOOT]).current_dir(root);
+        for (name, value) in &options.environment {
             match value {
                 Some(value) => command.env(name, value),
                 None => command.env_remove(name),
             };
         }
         command.env(names::ENV_ON_EXECUTE, "1");
-        command.env(names::ENV_COMPONENT, self.scratch.component().to_string());
-        let unset = |name: &str| std::env::var_os(name).is_none_or(|value| value.is_empty());
-        if unset(names::ENV_SCRATCH) {
+        command.env(names::ENV_COMPONENT, scratch.component().to_string());
+        if std::env::var_os(names::ENV_SCRATCH).is_none_or(|value| value.is_empty()) {
             command.env(names::ENV_SCRATCH, root);
         }
-        if let Some(served) = &self.options.served {
+        if let Some(served) = &options.served {
             served.house(&mut command, root);
         }
-        // HTCondor before 24 sets none, and `~` of an account without an entry is an error.
-        if unset("HOME") {
-            command.env("HOME", root);
+        let given = Given {
+            variable: &|name| std::env::var_os(name),
+            scratch: root,
+            owner: job_ad.string("Owner"),
+            is_known: node::account().is_some(),
+            user: &node.user,
+        };
+        for (name, value) in given.changes() {
+            match value {
+                Some(value) => command.env(name, value),
+                None => command.env_remove(name),
+            };
         }
         command
     }
 
-    /// What goes on while Python starts. Failures come out when Python is done for.
-    fn prepare(&mut self) {
-        if self.prepared.is_some() || !self.tree.is_empty() {
-            return;
-        }
-        // Before anything is restored: a checkpoint may hold a file named `func`.
-        self.inputs = Some(self.open_inputs());
-        let restored = checkpoint::restore(self.scratch);
-        self.prepared = Some(restored.map(|files| self.restored = files.len()));
-        self.tree = listing::tree(self.scratch.root());
+    /// Waits for what goes on while Python starts.
+    fn finish_preparing(&mut self) -> Result<(), Box<Failure>> {
+        let preparation = match std::mem::replace(&mut self.preparing, Preparing::Failed) {
+            Preparing::Busy(preparation) => preparation,
+            other => {
+                self.preparing = other;
+                return Ok(());
+            }
+        };
+        let Prepared {
+            inputs,
+            restored,
+            tree,
+        } = preparation.finish()?;
         self.watch.mark("prepared");
-    }
-
-    fn open_inputs(&self) -> OpenedInputs {
-        let open = |path: PathBuf, stage| Input::open(&path).map_err(|bad| (bad, stage));
-        Ok(vec![
-            open(self.scratch.function(), Stage::LoadingFunction)?,
-            open(self.scratch.input(), Stage::LoadingArguments)?,
-        ])
+        let (restored, failure) = match restored {
+            Ok(restored) => (restored, None),
+            Err(error) => (0, Some(error.failure(Stage::RestoringCheckpoint))),
+        };
+        self.preparing = Preparing::Done {
+            tree,
+            restored,
+            inputs: Some(inputs),
+        };
+        failure.map_or(Ok(()), |failure| Err(Box::new(failure)))
     }
 
     fn announce(&mut self) {
         if !std::mem::replace(&mut self.announced, true) {
-            transcript::surroundings(&self.tree, self.python.as_ref());
+            let tree = match &self.preparing {
+                Preparing::Done { tree, .. } => tree.as_str(),
+                _ => "",
+            };
+            transcript::surroundings(tree, self.python.as_ref());
         }
     }
 
     /// Why the files of this Python could not be read.
     fn unread(&self, stage: Stage) -> Option<Failure> {
-        self.options.served.as_ref()?.failure(stage)
+        self.situation.options.served.as_ref()?.failure(stage)
     }
 
-    fn conclude(&mut self, finished: &Finished) -> Result<Ending, Error> {
+    fn conclude(mut self, finished: Finished) -> Result<Ending, Error> {
         self.watch.mark("ended");
         if !matches!(finished.outcome, Outcome::Evicted(_))
             && let Some(failure) = self.unread(Stage::RunningFunction)
         {
-            return self.fail(failure, finished);
+            return self.fail(failure, Some(&finished));
         }
         let failure = match &finished.outcome {
             Outcome::Result => {
-                self.finish(None, finished);
+                self.finish(None, Some(&finished));
                 return Ok(Ending::Output);
             }
-            Outcome::Evicted(signal) => {
-                checkpoint::tidy(self.scratch)?;
-                return Ok(Ending::Evicted(*signal));
+            Outcome::Evicted(signal) => return self.evicted(*signal, &finished),
+            Outcome::NotStarted(reason) => {
+                Failure::new(Stage::StartingPython, Cause::NoPython, reason.as_str())
             }
-            Outcome::NotStarted(_) => unreachable!("another candidate was tried"),
             Outcome::NotShown => Failure::new(
                 Stage::ShowingArguments,
                 Cause::EndlessText,
@@ -237,7 +265,8 @@ impl<'a> ComponentRun<'a> {
             ),
             Outcome::Failed(failure) => (**failure).clone(),
             Outcome::TimedOut { stage } => {
-                let seconds = self.options.timeout.unwrap_or_default().as_secs_f64();
+                let timeout = self.situation.options.timeout.unwrap_or_default();
+                let seconds = timeout.as_secs_f64();
                 Failure::new(
                     *stage,
                     Cause::TimedOut,
@@ -250,191 +279,136 @@ impl<'a> ComponentRun<'a> {
                 *stage,
                 &death::Circumstances {
                     stderr: &finished.stderr,
+                    fatal: finished.fatal.as_deref(),
                     memory_before: self.memory_before,
                     memory_after: MemoryEvents::read(),
                     peak_memory: Usage::of_children().peak_memory,
-                    request_memory: self.job_ad.integer("RequestMemory"),
+                    request_memory: self.request_memory(),
                 },
             ),
         };
-        self.fail(failure, finished)
+        self.fail(failure, Some(&finished))
     }
 
-    fn fail(&mut self, mut failure: Failure, finished: &Finished) -> Result<Ending, Error> {
+    fn request_memory(&self) -> Option<i64> {
+        self.situation.job_ad.integer("RequestMemory")
+    }
+
+    /// The component runs again: its checkpoint is whole, and what became of this attempt is told.
+    fn evicted(&mut self, signal: Signal, finished: &Finished) -> Result<Ending, Error> {
+        let scratch = self.situation.scratch;
+        checkpoint::tidy(scratch)?;
+        let record = RunRecord {
+            status: names::STATUS_EVICTED,
+            ..self.record(Some(finished))
+        };
+        if let Err(error) = record.write(scratch) {
+            tracing::warn!("{error}");
+        }
+        Ok(Ending::Evicted(signal))
+    }
+
+    fn fail(&mut self, mut failure: Failure, finished: Option<&Finished>) -> Result<Ending, Error> {
+        self.output = None;
+        // What it was brings no other failure.
+        let _ = self.finish_preparing();
         self.announce();
+        let Situation {
+            scratch,
+            reserve,
+            node,
+            ..
+        } = self.situation;
         advice::advise(
             &mut failure,
             &Known {
-                host: &self.node.host,
+                host: &node.host,
                 python: self.python.as_ref(),
-                request_memory: self.job_ad.integer("RequestMemory"),
-                scratch: self.scratch,
+                request_memory: self.request_memory(),
+                scratch,
             },
         );
         transcript::failed(&failure);
         let context = Context {
-            component: self.scratch.component(),
-            node: &self.node,
+            component: scratch.component(),
+            node,
             python: self.python.as_ref(),
-            scratch_dir_contents: listing::top_level(self.scratch.root()),
-            stderr_tail: finished.stderr.clone(),
+            scratch_dir_contents: listing::top_level(scratch.root()),
+            stderr_tail: finished.map_or_else(String::new, |finished| finished.stderr.clone()),
             peak_memory: Usage::of_children().peak_memory,
         };
         let pickled = error_record::pickle(&context, &failure);
-        Output::write_failure(self.scratch, &pickled)?;
+        if let Err(error) = Output::write_failure(scratch, reserve, &pickled) {
+            // Without the local variables it may still fit.
+            tracing::warn!("the whole report cannot be written: {error}");
+            for frame in &mut failure.frames {
+                frame.locals.clear();
+            }
+            last_resort::record(&failure).map_err(|_| error)?;
+        }
         self.finish(Some(&failure), finished);
         Ok(Ending::Output)
     }
 
     /// The output stands: nothing that goes wrong from here on changes that.
-    fn finish(&mut self, failure: Option<&Failure>, finished: &Finished) {
+    fn finish(&mut self, failure: Option<&Failure>, finished: Option<&Finished>) {
         self.watch.mark("output");
-        if let Err(error) = checkpoint::drop_all(self.scratch) {
+        let Situation {
+            scratch, reserve, ..
+        } = self.situation;
+        // A node's failure is none of the component's: what it has stored stays.
+        let blame = failure.map(|failure| failure.cause.blame());
+        if !matches!(blame, Some(Blame::Node | Blame::Runner))
+            && let Err(error) = checkpoint::drop_all(scratch)
+        {
             tracing::warn!("{error}");
         }
-        let usage = Usage::of_children();
-        let record = RunRecord {
-            format: 1,
-            htmap_exec: env!("CARGO_PKG_VERSION"),
-            component: self.scratch.component(),
-            status: if failure.is_some() {
-                names::STATUS_ERR
-            } else {
-                names::STATUS_OK
+        reserve.give_up();
+        let record = self.record(finished);
+        let record = match failure {
+            Some(failure) => record.failed(failure),
+            None => RunRecord {
+                status: names::STATUS_OK,
+                ..record
             },
-            error: failure.map(|failure| failure.message.lines().next().unwrap_or_default()),
-            report: failure.map(Failure::text),
-            error_stage: failure.map(|failure| failure.stage.text()),
-            error_type: failure.map(|failure| failure.cause.class()),
-            node: (&self.node).into(),
+        };
+        if let Err(error) = record.write(scratch) {
+            tracing::warn!("{error}");
+        }
+        transcript::finished(&listing::tree(scratch.root()));
+    }
+
+    fn record(&self, finished: Option<&Finished>) -> RunRecord<'_> {
+        let Situation {
+            scratch,
+            job_ad,
+            node,
+            attempts,
+            ..
+        } = self.situation;
+        let usage = Usage::of_children();
+        let number = |name| job_ad.integer(name);
+        RunRecord {
             python: self.python.as_ref(),
+            cloudpickle: self.cloudpickle.as_ref(),
             passed_over: self.rejections.iter().map(ToString::to_string).collect(),
-            started: node::python_time(self.node.landed),
             stages: &self.watch.stages,
-            exit: finished.ended.map(death::describe),
+            exit: finished
+                .and_then(|finished| finished.ended)
+                .map(death::describe),
             peak_memory: usage.peak_memory,
             cpu_seconds: usage.cpu_seconds,
-            attempt: self.job_ad.integer("NumShadowStarts"),
-            job: self
-                .job_ad
-                .integer("ClusterId")
-                .zip(self.job_ad.integer("ProcId"))
+            attempt: number("NumShadowStarts"),
+            job: number("ClusterId")
+                .zip(number("ProcId"))
                 .map(|(cluster, process)| format!("{cluster}.{process}")),
-            restored: self.restored,
-        };
-        if let Err(error) = record.write(self.scratch) {
-            tracing::warn!("{error}");
+            restored: match self.preparing {
+                Preparing::Done { restored, .. } => restored,
+                _ => 0,
+            },
+            attempts,
+            ..RunRecord::new(scratch, node)
         }
-        transcript::finished(&listing::tree(self.scratch.root()));
-    }
-}
-
-/// The run as the session sees it, while its preparations borrow it as well.
-struct Shared<'a, 'b>(&'a std::cell::RefCell<&'a mut ComponentRun<'b>>);
-
-impl Steps for Shared<'_, '_> {
-    fn started(
-        &mut self,
-        hello: &Hello,
-        connection: &mut Connection,
-    ) -> Result<Feed, Box<Failure>> {
-        self.0.borrow_mut().started(hello, connection)
-    }
-
-    fn loaded(&mut self, loaded: &Loaded) {
-        let mut run = self.0.borrow_mut();
-        run.announce();
-        run.watch.mark("running");
-        transcript::running(run.scratch.component(), loaded);
-    }
-
-    fn returned(&mut self) -> Result<Output, Error> {
-        let mut run = self.0.borrow_mut();
-        run.watch.mark("returned");
-        transcript::returned();
-        Output::begin(run.scratch)
-    }
-
-    fn result(&mut self, output: Output) -> Result<(), Error> {
-        let run = self.0.borrow();
-        if run.unread(Stage::WritingOutput).is_some() {
-            return Ok(());
-        }
-        output.commit(run.scratch)
-    }
-}
-
-impl ComponentRun<'_> {
-    fn started(
-        &mut self,
-        hello: &Hello,
-        connection: &mut Connection,
-    ) -> Result<Feed, Box<Failure>> {
-        self.watch.mark("started");
-        let root = self.scratch.root();
-        let version = hello
-            .version
-            .expect("the session refuses what is no Python 3.6 or later");
-        self.python = Some(PythonFacts {
-            executable: hello.executable.clone(),
-            version: hello.full_version.clone(),
-            packages: Vec::new(),
-        });
-        let shipped = self.options.cloudpickle.clone().or_else(|| {
-            let path = root.join(names::SHIPPED_CLOUDPICKLE);
-            path.is_file().then_some(path)
-        });
-        let shipped: OsString = shipped
-            .map(|path| root.join(path).into_os_string())
-            .unwrap_or_default();
-        driver::queue_program(
-            connection,
-            self.scratch.component(),
-            root.as_os_str().as_bytes(),
-            shipped.as_bytes(),
-            self.show_arguments,
-        );
-        // On its way before the rest: Python has its imports to do.
-        if connection.send().is_err() {
-            unreachable!("no input is queued yet");
-        }
-        let served = self.options.served.as_ref();
-        let sys_path: Vec<PathBuf> = hello
-            .sys_path
-            .iter()
-            .filter(|path| *path != root)
-            .filter(|path| served.is_none_or(|served| !path.starts_with(&served.root)))
-            .cloned()
-            .collect();
-        let mut packages = self.distributions.freeze(&sys_path, version);
-        if let Some(served) = served {
-            packages.extend_from_slice(&served.packages);
-            packages.sort_by_key(|line| line.to_lowercase());
-        }
-        if let Some(python) = &mut self.python {
-            python.packages = packages;
-        }
-        if let Some(Err(error)) = &self.prepared {
-            // The run ends with that error in any case.
-            return Err(Box::new(Failure::new(
-                Stage::RestoringCheckpoint,
-                Cause::NodeFile,
-                error.to_string(),
-            )));
-        }
-        let inputs = match self.inputs.take() {
-            Some(Ok(inputs)) => inputs,
-            Some(Err((bad, stage))) => return Err(Box::new(bad.failure(stage))),
-            None => {
-                return Err(Box::new(Failure::new(
-                    Stage::LoadingFunction,
-                    Cause::Internal,
-                    "the inputs were read already",
-                )));
-            }
-        };
-        self.guard(&inputs, version, &hello.executable)?;
-        Ok(Feed { inputs })
     }
 
     fn guard(
@@ -443,8 +417,12 @@ impl ComponentRun<'_> {
         node: PythonVersion,
         executable: &str,
     ) -> Result<(), Box<Failure>> {
-        let submit = self.options.submit_python;
-        if self.options.allow_python_mismatch || submit == Some(node) {
+        let Options {
+            submit_python,
+            allow_python_mismatch,
+            ..
+        } = *self.situation.options;
+        if allow_python_mismatch || submit_python == Some(node) {
             return Ok(());
         }
         let mut codes = Vec::new();
@@ -455,6 +433,160 @@ impl ComponentRun<'_> {
                 Err(error) => tracing::debug!("the pickle cannot be scanned: {error}"),
             }
         }
-        guard::check(&codes, submit, node, executable).map_err(Box::new)
+        guard::check(&codes, submit_python, node, executable).map_err(Box::new)
     }
+
+    /// What of `sys.path` the runner may look at.
+    fn visible(&self, sys_path: &[PathBuf]) -> Vec<PathBuf> {
+        let Situation {
+            options, scratch, ..
+        } = self.situation;
+        let served = options.served.as_ref();
+        sys_path
+            .iter()
+            .filter(|path| *path != scratch.root())
+            .filter(|path| served.is_none_or(|served| !path.starts_with(&served.root)))
+            .cloned()
+            .collect()
+    }
+}
+
+/// The interpreter that answered; the session goes no further with any that is too old.
+#[derive(Debug, Default)]
+struct Answered {
+    sys_path: Vec<PathBuf>,
+    version: Option<PythonVersion>,
+}
+
+impl Component for ComponentRun<'_> {
+    fn begun(&mut self) {
+        self.distributions.preload(&self.likely_sites);
+    }
+
+    fn preparation(&self) -> Option<BorrowedFd<'_>> {
+        match &self.preparing {
+            Preparing::Busy(preparation) => Some(preparation.as_fd()),
+            _ => None,
+        }
+    }
+
+    fn prepared(&mut self) -> Result<(), Box<Failure>> {
+        self.finish_preparing()
+    }
+
+    fn started(&mut self, hello: &Hello, channel: &mut Channel) {
+        self.watch.mark("started");
+        let Situation {
+            options, scratch, ..
+        } = self.situation;
+        let sys_path = self.visible(&hello.sys_path);
+        let shipped = shipped::find(scratch, options.cloudpickle.as_deref());
+        let prefer_it = shipped.as_ref().is_some_and(|shipped| {
+            let installed = self.distributions.version_of("cloudpickle", &sys_path);
+            installed.is_none() || installed != shipped.version
+        });
+        for (name, source) in driver::PARTS {
+            channel.say(&Say::Part { name, source });
+        }
+        channel.say(&Say::Options(&protocol::Options {
+            component: scratch.component(),
+            scratch: scratch.root().to_path_buf(),
+            cloudpickle: shipped.map(|shipped| shipped.path).unwrap_or_default(),
+            prefer_it,
+            show_arguments: self.show_arguments,
+        }));
+        channel.say(&Say::Begin);
+        let python = PythonFacts {
+            executable: hello.executable.clone(),
+            version: hello.full_version.clone(),
+            packages: Vec::new(),
+        };
+        last_resort::know_python(&python);
+        self.python = Some(python);
+        self.answered = Answered {
+            sys_path,
+            version: hello.version,
+        };
+    }
+
+    fn inputs(&mut self) -> Result<Vec<Input>, Box<Failure>> {
+        let internal = |message| {
+            let stage = Stage::LoadingFunction;
+            Box::new(Failure::new(stage, Cause::Internal, message))
+        };
+        let Answered { sys_path, version } = std::mem::take(&mut self.answered);
+        let version = version.ok_or_else(|| internal("no Python has answered"))?;
+        let mut packages = self.distributions.freeze(&sys_path, version);
+        if let Some(served) = &self.situation.options.served {
+            packages.extend_from_slice(&served.packages);
+            packages.sort_by_key(|line| line.to_lowercase());
+        }
+        let executable = self.python.as_mut().map(|python| {
+            python.packages = packages;
+            python.executable.clone()
+        });
+        let opened = match &mut self.preparing {
+            Preparing::Done { inputs, .. } => inputs.take(),
+            _ => None,
+        };
+        let inputs = opened
+            .ok_or_else(|| internal("the inputs were sent already"))?
+            .map_err(|(bad, stage)| Box::new(bad.failure(stage)))?;
+        self.guard(&inputs, version, &executable.unwrap_or_default())?;
+        Ok(inputs)
+    }
+
+    fn cloudpickle(&mut self, version: String, file: String) {
+        self.cloudpickle = Some(Cloudpickle { version, file });
+    }
+
+    fn running(&mut self, loaded: &Loaded) {
+        self.announce();
+        self.watch.mark("running");
+        transcript::running(self.situation.scratch.component(), loaded);
+    }
+
+    fn returned(&mut self) -> Result<(), Box<Failure>> {
+        self.watch.mark("returned");
+        transcript::returned();
+        let Situation {
+            scratch,
+            reserve,
+            processors,
+            ..
+        } = self.situation;
+        let output = Output::begin(scratch, reserve, processors)
+            .map_err(|error| unwritten(&error))?;
+        self.output = Some(output);
+        Ok(())
+    }
+
+    fn write(&mut self, data: &[u8]) -> Result<(), Box<Failure>> {
+        match &mut self.output {
+            Some(output) => output.write(data).map_err(|error| unwritten(&error)),
+            None => Ok(()),
+        }
+    }
+
+    fn commit(&mut self) -> Result<(), Box<Failure>> {
+        // Nothing counts that comes from a Python whose files could not be read.
+        if self.unread(Stage::WritingOutput).is_some() {
+            return Ok(());
+        }
+        match self.output.take() {
+            Some(output) => output.commit().map_err(|error| unwritten(&error)),
+            None => Ok(()),
+        }
+    }
+
+    fn abandon(&mut self) {
+        self.output = None;
+    }
+}
+
+/// The function returned, and its result cannot be kept.
+fn unwritten(error: &Error) -> Box<Failure> {
+    let mut failure = error.failure(Stage::WritingOutput);
+    failure.message = format!("the function returned, but its result cannot be kept: {}", failure.message);
+    Box::new(failure)
 }

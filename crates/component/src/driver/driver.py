@@ -1,12 +1,16 @@
 # Runs inside the user's Python: loads the function and its input, calls it, sends the result.
 # Only the standard library, Python 3.6 to 3.14. Rarely needed parts (failure, display, the htmap
 # module) are compiled when they are needed: compiling is most of what this program costs.
+# What is said, and by which letters: session/protocol.rs.
 import faulthandler
 import gc
 import io
 import os
 import sys
 import types
+
+import _signal
+import _socket
 
 # Nothing that is imported here becomes garbage: looking for it costs a tenth of the start.
 gc.disable()
@@ -16,21 +20,21 @@ _close, _exit, _fstat, _getpid, _open = os.close, os._exit, os.fstat, os.getpid,
 _O_RDWR = os.O_RDWR
 _settrace, _setprofile = sys.settrace, sys.setprofile
 _process = _getpid()
-component, scratch, shipped_cloudpickle, show = (os.fsdecode(field) for field in sources[b"O"].split(b"\0"))
+component, scratch, shipped, prefer_shipped, show = map(os.fsdecode, sources[b"O"].split(b"\0"))
 # Given back when memory runs out, so that the report of it finds some.
 # bytes, not bytearray: the pages stay untouched until then.
 _reserve = [bytes(1 << 22)]
 _modules = {}
 
 
-def part(kind, name):
+def part(name):
     """One of the rarely needed sources, as a module."""
-    if kind not in _modules:
+    if name not in _modules:
         module = types.ModuleType("_htmap_exec_" + name)
         module.__dict__.update(component=component, outside_scratch=outside_scratch, scratch=scratch)
-        exec(compile(sources[kind], "<htmap-exec %s>" % name, "exec"), module.__dict__)
-        _modules[kind] = module
-    return _modules[kind]
+        exec(compile(sources[name], "<htmap-exec %s>" % name, "exec"), module.__dict__)
+        _modules[name] = module
+    return _modules[name]
 
 
 class outside_scratch:
@@ -54,6 +58,9 @@ class Stream(io.RawIOBase):
         return True
 
     def readinto(self, buffer):
+        if _getpid() != _process:
+            # A child that was forked while this is unpickled: these bytes are its parent's.
+            _exit(0)
         if not self.left:
             if self.ended:
                 return 0
@@ -91,7 +98,7 @@ class Finder:
     @staticmethod
     def find_spec(name, path=None, target=None):
         if name == "htmap" or name.startswith("htmap.") or name == "htmap_exec":
-            return part(b"M", "htmap").find_spec(name)
+            return part("htmap").find_spec(name)
         return None
 
 
@@ -104,6 +111,8 @@ def load():
     buffered = io.BufferedReader(stream, 1 << 16)
     start = buffered.peek(2)[:2]
     value = pickle.load(buffered)
+    if _getpid() != _process:
+        _exit(0)
     while buffered.read(1 << 16):
         pass
     return value, start[1] if start[:1] == b"\x80" else 0
@@ -129,11 +138,40 @@ def shown(value):
         return "{}"
     if not show:
         return "<%s, whose repr did not end>" % kind.__name__
-    return part(b"Y", "display").bounded(value, 10000)
+    return part("display").bounded(value, 10000)
 
 
 def text(value):
     return value.encode("utf-8", "backslashreplace")
+
+
+def quiet():
+    """The function is over: what it left behind must not end Python, nor raise while its result is sent."""
+    _socket.setdefaulttimeout(None)
+    faulthandler.cancel_dump_traceback_later()
+    for timer in (_signal.ITIMER_REAL, _signal.ITIMER_VIRTUAL, _signal.ITIMER_PROF):
+        _signal.setitimer(timer, 0)
+    for number in range(1, _signal.NSIG):
+        try:
+            # A handler in Python; the others raise nothing.
+            if callable(_signal.getsignal(number)):
+                ends = number in (_signal.SIGTERM, _signal.SIGINT, _signal.SIGHUP, _signal.SIGQUIT)
+                _signal.signal(number, _signal.SIG_DFL if ends else _signal.SIG_IGN)
+        except (OSError, ValueError):
+            pass
+
+    def exit_of_another_thread(status):
+        # A watchdog of the function's; children that Python forks for the result end as they do.
+        if _getpid() != _process or _thread.get_ident() == main:
+            _exit(status)
+        while True:
+            time.sleep(3600)
+
+    import _thread
+    import time
+
+    main = _thread.get_ident()
+    os._exit = exit_of_another_thread
 
 
 def reconnect():
@@ -146,8 +184,8 @@ def reconnect():
     try:
         return connect()
     except OSError:
-        # Most likely out of descriptors: the function is over, these can go.
-        for descriptor in range(3, 64):
+        # Most likely out of descriptors: the function is over, these can go; stdin is empty.
+        for descriptor in (*range(3, 64), 0):
             try:
                 _close(descriptor)
             except OSError:
@@ -170,7 +208,7 @@ def failed(connection, where, error):
     fields = where, kind.__name__, missing if isinstance(missing, str) else ""
     send(connection, b"X", b"\0".join(map(text, fields)))
     try:
-        part(b"F", "failure").report(lambda kind, payload: send(connection, kind, payload), part, error)
+        part("failure").report(lambda kind, payload: send(connection, kind, payload), part, error)
     except OSError:
         raise
     except BaseException as problem:
@@ -179,10 +217,18 @@ def failed(connection, where, error):
 
 
 sys.argv = ["htmap-exec", component]
-for stream in (sys.stdout, sys.stderr):
-    # A name that the locale cannot encode is no reason to fail.
-    if hasattr(stream, "reconfigure"):
-        stream.reconfigure(errors="backslashreplace")
+for stream in ("stdout", "stderr"):
+    # A line is seen when it is printed. A name that the locale cannot encode is no reason to fail.
+    try:
+        settings = {"errors": "backslashreplace", "line_buffering": True}
+        if hasattr(getattr(sys, stream), "reconfigure"):
+            getattr(sys, stream).reconfigure(**settings)
+        else:  # Python 3.6
+            settings["encoding"] = getattr(sys, stream).encoding
+            setattr(sys, stream, io.TextIOWrapper(getattr(sys, stream).detach(), **settings))
+            setattr(sys, "__%s__" % stream, getattr(sys, stream))
+    except (AttributeError, ValueError):
+        pass  # a standard stream that is closed is None
 sys.path[:] = [entry for entry in sys.path if entry not in ("", ".", scratch)]
 try:
     faulthandler.enable()
@@ -193,19 +239,31 @@ where = "importing cloudpickle"
 try:
     stage(where)
     cloudpickle = broken = None
-    for place in ("", scratch, shipped_cloudpickle):
+    if prefer_shipped:
+        # First for workers, too: it holds nothing else.
+        sys.path.insert(0, shipped)
+    for place in ("", scratch, shipped):
         if place == scratch:
             sys.path.insert(0, scratch)
-        elif place and cloudpickle is None:
+        elif place and cloudpickle is None and place not in sys.path:
             sys.path.append(place)
         if cloudpickle is None:
             try:
                 import cloudpickle
             except Exception as error:
+                if prefer_shipped and place == "":
+                    sys.path.remove(shipped)
+                    try:
+                        import cloudpickle
+                    except Exception:
+                        pass
                 if getattr(error, "name", None) != "cloudpickle":
                     broken = error
     if cloudpickle is None and broken is not None:
         raise broken
+    if cloudpickle is not None:
+        about = (getattr(cloudpickle, name, "") for name in ("__version__", "__file__"))
+        send(control, b"K", b"\0".join(text(str(field)) for field in about))
     # Without cloudpickle, what refers to modules only can still be run.
     import pickle
 
@@ -250,16 +308,22 @@ else:
     if _getpid() != _process:
         # A child made by os.fork() came back from the function as well.
         _exit(0 if problem is None else 1)
+    try:
+        quiet()
+    except BaseException:
+        pass
     channel = reconnect()
     if problem is None:
         where = "pickling the result"
-        send(channel, b"R", b"")
         try:
+            send(channel, b"R", b"")
             (cloudpickle or pickle).dump(result, Sink(channel), protocol=min(protocol, pickle.HIGHEST_PROTOCOL))
+            send(channel, b"E", b"")
         except BaseException as error:
             problem = error
-        else:
-            send(channel, b"E", b"")
+            # Half a frame may have been sent: what follows must not be taken for its rest.
+            channel.close()
+            channel = reconnect()
     if problem is not None:
         failed(channel, where, problem)
     flush()

@@ -134,7 +134,7 @@ def _report(send, part, error):
             }
         ).encode("ascii"),
     )
-    display = part(b"Y", "display")
+    display = part("display")
     end = time.monotonic() + SECONDS
     budget = LOCALS
     # The innermost frame is the one that people look at first.

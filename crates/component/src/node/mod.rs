@@ -122,17 +122,18 @@ fn user() -> String {
             return user;
         }
     }
+    account().unwrap_or_else(|| format!("uid {}", nix::unistd::geteuid()))
+}
+
+/// The account's name, if the node's own list of accounts has one. No name service is asked.
+pub(crate) fn account() -> Option<String> {
     let uid = nix::unistd::geteuid().to_string();
-    std::fs::read("/etc/passwd")
-        .ok()
-        .and_then(|passwd| {
-            String::from_utf8_lossy(&passwd).lines().find_map(|line| {
-                let mut fields = line.split(':');
-                let name = fields.next()?;
-                (fields.nth(1)? == uid).then(|| name.to_owned())
-            })
-        })
-        .unwrap_or_else(|| format!("uid {uid}"))
+    let passwd = std::fs::read("/etc/passwd").ok()?;
+    String::from_utf8_lossy(&passwd).lines().find_map(|line| {
+        let mut fields = line.split(':');
+        let name = fields.next()?;
+        (fields.nth(1)? == uid).then(|| name.to_owned())
+    })
 }
 
 #[cfg(test)]

@@ -1,104 +1,25 @@
-//! Processes and signals: starting Python, hearing what becomes of it, leaving nothing behind.
+//! Processes: starting Python, hearing what becomes of it, leaving nothing behind.
 //!
-//! HTCondor signals the runner only, so the runner forwards. It is a subreaper: whatever daemon
-//! the function leaves behind becomes its child and is found, with or without `/proc`.
+//! The runner is a subreaper: whatever daemon the function leaves behind becomes its child and is
+//! found, with or without `/proc`.
 //! <https://man7.org/linux/man-pages/man2/PR_SET_CHILD_SUBREAPER.2const.html>
 
 pub(crate) mod served;
+pub(crate) mod signals;
+pub(crate) mod stderr;
 
-use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::io::{self, IsTerminal as _};
+use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt as _;
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicI32, Ordering};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
-use nix::sys::signal::{SigSet, SigmaskHow, Signal, killpg, sigprocmask};
-use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::sys::signal::{SigHandler, SigmaskHow, Signal, killpg, sigprocmask};
 use nix::unistd::Pid;
 
-use crate::error::Error;
-
-/// What ends a job: HTCondor's default is SIGTERM, `kill_sig` may name another one.
-const ENDING: [Signal; 4] = [
-    Signal::SIGTERM,
-    Signal::SIGINT,
-    Signal::SIGHUP,
-    Signal::SIGQUIT,
-];
-/// What is for the function only.
-const FORWARDED: [Signal; 2] = [Signal::SIGUSR1, Signal::SIGUSR2];
-
-/// Blocked only: a write beyond the limit of file size shall fail, not kill the runner.
-const UNHEARD: Signal = Signal::SIGXFSZ;
-
-/// Signals of this process, as something to poll.
-#[derive(Debug)]
-pub(crate) struct Signals {
-    descriptor: SignalFd,
-    /// What the process had blocked before; Python gets it back.
-    before: SigSet,
-}
-
-/// What a signal means.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Heard {
-    /// End, with the output or checkpoint that there is.
-    End(Signal),
-    /// Pass it on.
-    Forward(Signal),
-    /// A child changed its state.
-    Child,
-}
-
-impl Signals {
-    /// Blocks the signals and takes them from here on. Works for PID 1 as well: blocked signals
-    /// wait even where their default action would be ignored.
-    pub(crate) fn take() -> Result<Self, Error> {
-        let error = "take over signals";
-        let mut mask = SigSet::empty();
-        for signal in ENDING
-            .into_iter()
-            .chain(FORWARDED)
-            .chain([Signal::SIGCHLD, UNHEARD])
-        {
-            mask.add(signal);
-        }
-        let mut before = SigSet::empty();
-        sigprocmask(SigmaskHow::SIG_BLOCK, Some(&mask), Some(&mut before))
-            .map_err(Error::system(error))?;
-        let flags = SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC;
-        let descriptor = SignalFd::with_flags(&mask, flags).map_err(Error::system(error))?;
-        Ok(Self { descriptor, before })
-    }
-
-    /// The next signal, if there is one.
-    pub(crate) fn next(&self) -> Option<Heard> {
-        loop {
-            let info = self.descriptor.read_signal().ok().flatten()?;
-            let number = i32::try_from(info.ssi_signo).ok()?;
-            let Ok(signal) = Signal::try_from(number) else {
-                continue;
-            };
-            if signal == UNHEARD {
-                continue;
-            }
-            return Some(if signal == Signal::SIGCHLD {
-                Heard::Child
-            } else if FORWARDED.contains(&signal) {
-                Heard::Forward(signal)
-            } else {
-                Heard::End(signal)
-            });
-        }
-    }
-}
-
-impl AsFd for Signals {
-    fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
-        self.descriptor.as_fd()
-    }
-}
+use self::signals::Signals;
 
 /// How a process ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -133,15 +54,41 @@ pub(crate) fn signal_name(number: i32) -> String {
 
 /// Python and everything it starts.
 #[derive(Debug)]
-pub(crate) struct Tree {
+pub(crate) struct ProcessTree {
     python: Pid,
     /// Set once Python itself is gone.
-    pub ended: Option<Ended>,
+    pub(crate) ended: Option<Ended>,
+    /// What else became of it, since somebody asked.
+    pub(crate) changes: Vec<Change>,
+    stopped: bool,
     /// The read end of its stderr.
-    pub stderr: Option<OwnedFd>,
+    pub(crate) stderr: Option<OwnedFd>,
 }
 
-impl Tree {
+/// What a shell calls job control.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Change {
+    /// By the signal of this number.
+    Stopped(i32),
+    /// By SIGCONT.
+    Continued,
+}
+
+/// The process group of the Python that runs, for [`kill_group_of_python`]; 0 for none.
+static GROUP: AtomicI32 = AtomicI32::new(0);
+
+/// From any thread, for a runner that is about to end without a word to anybody.
+pub(crate) fn kill_group_of_python() {
+    let group = GROUP.load(Ordering::Relaxed);
+    if group > 0 {
+        killpg(Pid::from_raw(group), Signal::SIGKILL).ok();
+    }
+    for child in children() {
+        nix::sys::signal::kill(child, Signal::SIGKILL).ok();
+    }
+}
+
+impl ProcessTree {
     /// Starts a command in a process group of its own, stdin from /dev/null, stderr to a pipe.
     pub(crate) fn spawn(mut command: Command, signals: &Signals) -> io::Result<Self> {
         nix::sys::prctl::set_child_subreaper(true).ok();
@@ -150,6 +97,8 @@ impl Tree {
             .stderr(Stdio::piped())
             .process_group(0);
         let before = signals.before;
+        // Python is no foreground group: under `stty tostop` a print would stop it.
+        let terminal = io::stdout().is_terminal() || io::stderr().is_terminal();
         let parent = nix::unistd::getpid();
         // SAFETY: between fork and exec only async-signal-safe system calls are made, and nothing
         // is allocated.
@@ -161,7 +110,10 @@ impl Tree {
                 // A shell ignores these for what it starts in the background, and Python would then
                 // have no KeyboardInterrupt. It is in a group of its own in any case.
                 for ignored in [Signal::SIGINT, Signal::SIGQUIT] {
-                    nix::sys::signal::signal(ignored, nix::sys::signal::SigHandler::SigDfl)?;
+                    nix::sys::signal::signal(ignored, SigHandler::SigDfl)?;
+                }
+                if terminal {
+                    nix::sys::signal::signal(Signal::SIGTTOU, SigHandler::SigIgn)?;
                 }
                 // A runner that is killed outright takes Python with it.
                 nix::sys::prctl::set_pdeathsig(Signal::SIGKILL)?;
@@ -178,9 +130,12 @@ impl Tree {
             let flags = nix::fcntl::OFlag::O_NONBLOCK;
             nix::fcntl::fcntl(stderr, nix::fcntl::FcntlArg::F_SETFL(flags))?;
         }
+        GROUP.store(python.as_raw(), Ordering::Relaxed);
         Ok(Self {
             python,
             ended: None,
+            changes: Vec::new(),
+            stopped: false,
             stderr,
         })
     }
@@ -193,6 +148,14 @@ impl Tree {
         }
     }
 
+    /// Asks it to end, also where it is stopped.
+    pub(crate) fn ask(&self, signal: Signal) {
+        self.signal(signal);
+        if self.stopped {
+            self.signal(Signal::SIGCONT);
+        }
+    }
+
     /// Collects every child that has ended. Returns whether any is left.
     pub(crate) fn reap(&mut self) -> bool {
         loop {
@@ -200,13 +163,29 @@ impl Tree {
             // SAFETY: `status` outlives the call. nix's own waitpid fails for realtime signals,
             // after it has reaped the child.
             #[allow(unsafe_code)]
-            let pid = unsafe { nix::libc::waitpid(-1, &raw mut status, nix::libc::WNOHANG) };
+            let pid = unsafe {
+                use nix::libc::{WCONTINUED, WNOHANG, WUNTRACED, waitpid};
+                waitpid(-1, &raw mut status, WNOHANG | WUNTRACED | WCONTINUED)
+            };
             match pid {
                 0 => return true,
                 -1 if Errno::last() == Errno::EINTR => {}
                 -1 => return false,
-                pid if pid == self.python.as_raw() => self.ended = Some(Ended::from_status(status)),
-                _ => {}
+                pid if pid != self.python.as_raw() => {}
+                _ if nix::libc::WIFSTOPPED(status) => {
+                    self.stopped = true;
+                    self.changes
+                        .push(Change::Stopped(nix::libc::WSTOPSIG(status)));
+                }
+                _ if nix::libc::WIFCONTINUED(status) => {
+                    self.stopped = false;
+                    self.changes.push(Change::Continued);
+                }
+                _ => {
+                    self.ended = Some(Ended::from_status(status));
+                    // The number may be somebody else's from now on.
+                    GROUP.store(0, Ordering::Relaxed);
+                }
             }
         }
     }
@@ -255,50 +234,4 @@ fn children() -> Vec<Pid> {
         })
         .map(Pid::from_raw)
         .collect()
-}
-
-/// What the component writes to stderr: passed on at once, and the last of it kept for the report.
-#[derive(Debug, Default)]
-pub(crate) struct StderrTail {
-    tail: Vec<u8>,
-}
-
-impl StderrTail {
-    const KEPT: usize = 32 << 10;
-
-    /// Reads what is there; false at the end.
-    pub(crate) fn pump(&mut self, pipe: &OwnedFd, buffer: &mut [u8]) -> bool {
-        match nix::unistd::read(pipe, buffer) {
-            Ok(0) => false,
-            Ok(size) => {
-                let piece = &buffer[..size];
-                // Nobody reads it: that is no reason to stop the function.
-                io::Write::write_all(&mut io::stderr(), piece).ok();
-                let kept = &piece[piece.len().saturating_sub(Self::KEPT)..];
-                self.tail.extend_from_slice(kept);
-                if self.tail.len() > 2 * Self::KEPT {
-                    self.tail.drain(..self.tail.len() - Self::KEPT);
-                }
-                true
-            }
-            Err(error) => matches!(error, Errno::EAGAIN | Errno::EINTR),
-        }
-    }
-
-    /// Reads everything that is still in the pipe.
-    pub(crate) fn drain(&mut self, pipe: &OwnedFd, buffer: &mut [u8]) {
-        let mut poll = [nix::poll::PollFd::new(
-            pipe.as_fd(),
-            nix::poll::PollFlags::POLLIN,
-        )];
-        while nix::poll::poll(&mut poll, nix::poll::PollTimeout::ZERO).is_ok_and(|ready| ready > 0)
-            && self.pump(pipe, buffer)
-        {}
-    }
-
-    /// The last lines.
-    pub(crate) fn text(&self) -> String {
-        let tail = &self.tail[self.tail.len().saturating_sub(Self::KEPT)..];
-        String::from_utf8_lossy(tail).into_owned()
-    }
 }

@@ -7,7 +7,7 @@ use crate::failure::{Cause, Failure, PythonFacts, Stage};
 use crate::process::Ended;
 use crate::report::death;
 use crate::scratch::Scratch;
-use crate::session::Finished;
+use crate::session::conduct::Finished;
 
 /// What advice can draw on.
 pub(crate) struct Known<'a> {

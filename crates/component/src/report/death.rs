@@ -9,6 +9,8 @@ use crate::process::{Ended, signal_name};
 pub(crate) struct Circumstances<'a> {
     /// The last of its stderr.
     pub stderr: &'a str,
+    /// Python's own dump.
+    pub fatal: Option<&'a str>,
     /// Before Python started.
     pub memory_before: MemoryEvents,
     /// After it ended.
@@ -73,10 +75,7 @@ pub(crate) fn failure(ended: Ended, stage: Stage, circumstances: &Circumstances<
             "SIGKILL is mostly the kernel's answer to too much memory: ask for more with request_memory{asked}"
         ));
     }
-    let trace = circumstances
-        .stderr
-        .rfind("Fatal Python error")
-        .map(|at| &circumstances.stderr[at..]);
+    let trace = circumstances.fatal;
     if let Some(trace) = trace {
         failure.frames = frames(trace);
         trace.clone_into(&mut failure.traceback);

@@ -4,7 +4,7 @@
 
 use std::io::{self, Write as _};
 
-use crate::driver::Loaded;
+use crate::session::protocol::Loaded;
 use crate::failure::{Failure, PythonFacts};
 use crate::names;
 use crate::node::{self, NodeFacts};

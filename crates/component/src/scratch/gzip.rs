@@ -1,4 +1,4 @@
-//! Compresses on all cores: independent gzip members of 1 MiB, written in order.
+//! Compresses on all cores of the job: independent gzip members of 1 MiB, written in order.
 //!
 //! RFC 1952 lets a gzip file hold many members; `gzip`, zlib and Python's `gzip` read them as one.
 //! Small outputs stay on the caller's thread, and memory stays flat for any size. Buffers are used again: musl gives
@@ -13,6 +13,7 @@ use flate2::Compression;
 use flate2::write::GzEncoder;
 
 const MEMBER: usize = 1 << 20;
+/// More would only wait for the disk.
 const MOST_THREADS: usize = 8;
 
 struct Job {
@@ -26,67 +27,91 @@ struct Member {
     packed: Vec<u8>,
 }
 
+/// Who compresses.
+enum Workers {
+    /// Nobody yet; these many threads once there is enough to do.
+    Wanted(usize),
+    Running {
+        jobs: SyncSender<Job>,
+        threads: usize,
+    },
+    /// Not one thread could be started (a limit of processes): the caller compresses.
+    None,
+}
+
+impl Workers {
+    fn start(wanted: usize) -> Self {
+        let (jobs, receiver) = sync_channel::<Job>(wanted);
+        let receiver = Arc::new(Mutex::new(receiver));
+        let work = |receiver: Arc<Mutex<Receiver<Job>>>| {
+            move || {
+                loop {
+                    let job = receiver
+                        .lock()
+                        .ok()
+                        .and_then(|receiver| receiver.recv().ok());
+                    let Some(Job { mut member, answer }) = job else {
+                        break;
+                    };
+                    // The writer may have given up: nobody to tell.
+                    let _ = answer.send(member.compress().map(|()| member));
+                }
+            }
+        };
+        let threads = (0..wanted)
+            .map_while(|_| {
+                let work = work(Arc::clone(&receiver));
+                std::thread::Builder::new().spawn(work).ok()
+            })
+            .count();
+        match threads {
+            0 => Self::None,
+            threads => Self::Running { jobs, threads },
+        }
+    }
+}
+
 /// A writer whose output is gzip.
 pub(crate) struct ParallelGzip<W: Write> {
     inner: W,
     buffer: Vec<u8>,
-    jobs: Option<SyncSender<Job>>,
-    threads: usize,
+    workers: Workers,
     pending: VecDeque<Receiver<io::Result<Member>>>,
     spare: Vec<Member>,
 }
 
 impl<W: Write> ParallelGzip<W> {
-    /// Starts no thread until more than one member is written.
-    pub(crate) fn new(inner: W) -> Self {
+    /// Starts no thread until more than one member is written, and then so many at most.
+    pub(crate) fn new(inner: W, threads: usize) -> Self {
         Self {
             inner,
             buffer: Vec::new(),
-            jobs: None,
-            threads: 0,
+            workers: Workers::Wanted(threads.clamp(1, MOST_THREADS)),
             pending: VecDeque::new(),
             spare: Vec::new(),
         }
-    }
-
-    fn start_threads(&mut self) -> &SyncSender<Job> {
-        self.jobs.get_or_insert_with(|| {
-            self.threads = std::thread::available_parallelism()
-                .map_or(1, usize::from)
-                .min(MOST_THREADS);
-            let (sender, receiver) = sync_channel::<Job>(self.threads);
-            let receiver = Arc::new(Mutex::new(receiver));
-            for _ in 0..self.threads {
-                let receiver = Arc::clone(&receiver);
-                std::thread::spawn(move || {
-                    loop {
-                        let job = receiver
-                            .lock()
-                            .ok()
-                            .and_then(|receiver| receiver.recv().ok());
-                        let Some(Job { mut member, answer }) = job else {
-                            break;
-                        };
-                        // The writer may have given up: nobody to tell.
-                        let _ = answer.send(member.compress().map(|()| member));
-                    }
-                });
-            }
-            sender
-        })
     }
 
     fn submit(&mut self) -> io::Result<()> {
         let mut member = self.spare.pop().unwrap_or_default();
         member.data.clear();
         std::mem::swap(&mut member.data, &mut self.buffer);
+        if let Workers::Wanted(threads) = self.workers {
+            self.workers = Workers::start(threads);
+        }
+        let Workers::Running { jobs, threads } = &self.workers else {
+            member.compress()?;
+            self.inner.write_all(&member.packed)?;
+            self.spare.push(member);
+            return Ok(());
+        };
+        let most = 2 * threads;
         let (answer, receiver) = channel();
-        let sent = self.start_threads().send(Job { member, answer });
-        if sent.is_err() {
+        if jobs.send(Job { member, answer }).is_err() {
             return Err(io::Error::other("the compressing threads ended"));
         }
         self.pending.push_back(receiver);
-        while self.pending.len() > 2 * self.threads {
+        while self.pending.len() > most {
             self.write_oldest()?;
         }
         Ok(())
@@ -183,8 +208,9 @@ mod tests {
 
     use super::*;
 
-    fn round_trip(data: &[u8]) {
-        let mut gzip = ParallelGzip::new(Vec::new());
+    fn round_trip(data: &[u8], workers: Workers) {
+        let mut gzip = ParallelGzip::new(Vec::new(), 1);
+        gzip.workers = workers;
         for piece in data.chunks(300_001) {
             gzip.write_all(piece).unwrap();
         }
@@ -206,8 +232,10 @@ mod tests {
         .take(5 * MEMBER + 17)
         .collect();
         for size in [0, 1, MEMBER - 1, MEMBER, MEMBER + 1, noise.len()] {
-            round_trip(&noise[..size]);
-            round_trip(&vec![b'a'; size]);
+            round_trip(&noise[..size], Workers::Wanted(2));
+            round_trip(&vec![b'a'; size], Workers::Wanted(3));
+            // As where no thread can be started.
+            round_trip(&noise[..size], Workers::None);
         }
     }
 }

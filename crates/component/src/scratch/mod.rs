@@ -8,6 +8,7 @@ mod gzip;
 pub(crate) mod input;
 pub(crate) mod listing;
 pub(crate) mod output;
+pub(crate) mod reserve;
 
 use std::fs::{self, File};
 use std::io::{self, BufReader, Read};
@@ -21,7 +22,7 @@ use crate::node::classad::ClassAd;
 use crate::pickle::scanner::count_pickles;
 
 /// A component's scratch directory.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Scratch {
     root: PathBuf,
     component: u64,
@@ -102,9 +103,20 @@ impl Scratch {
             .join(format!(".htmap-exec-{}.part", self.output_name()))
     }
 
+    /// Room for the report.
+    pub(crate) fn reserve(&self) -> PathBuf {
+        self.root
+            .join(format!(".htmap-exec-{}.reserve", self.component))
+    }
+
     /// `_htmap_transfer/N.json`
     pub(crate) fn run_record(&self) -> PathBuf {
         self.transfer().join(format!("{}.json", self.component))
+    }
+
+    /// `N.json`, where an eviction brings it back to.
+    pub(crate) fn earlier_run_record(&self) -> PathBuf {
+        self.root.join(format!("{}.json", self.component))
     }
 
     fn output_name(&self) -> String {

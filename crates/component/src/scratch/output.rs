@@ -4,37 +4,66 @@ use std::fs::{self, File};
 use std::io::{self, BufWriter, Write};
 use std::path::PathBuf;
 
+use super::gzip::ParallelGzip;
+use super::reserve::{Reserve, WithReserve};
+use super::{Scratch, clear};
 use crate::error::Error;
 use crate::names;
 use crate::pickle::{Value, dumps};
-use crate::scratch::gzip::ParallelGzip;
-use crate::scratch::{Scratch, clear};
+use crate::regular;
+
+type Sink<'a> = ParallelGzip<BufWriter<WithReserve<'a, File>>>;
 
 /// An output that does not stand yet; dropped, it is gone.
-pub(crate) struct Output {
-    gzip: Option<ParallelGzip<BufWriter<File>>>,
+pub(crate) struct Output<'a> {
+    gzip: Option<Sink<'a>>,
+    scratch: &'a Scratch,
     unfinished: PathBuf,
     place: PathBuf,
 }
 
-impl Output {
-    /// Begins a successful output: the pickle of the result follows.
-    pub(crate) fn begin(scratch: &Scratch) -> Result<Self, Error> {
-        Self::with_status(scratch, names::STATUS_OK)
+impl<'a> Output<'a> {
+    /// Begins a successful output: the pickle of the result follows. So many threads compress it.
+    pub(crate) fn begin(
+        scratch: &'a Scratch,
+        reserve: &'a Reserve,
+        threads: usize,
+    ) -> Result<Self, Error> {
+        Self::with_status(scratch, reserve, threads, names::STATUS_OK)
     }
 
-    /// Writes the whole output of a failed component.
-    pub(crate) fn write_failure(scratch: &Scratch, record: &[u8]) -> Result<(), Error> {
-        let mut output = Self::with_status(scratch, names::STATUS_ERR)?;
+    /// Writes the whole output of a failed component. The room that was kept is for this.
+    pub(crate) fn write_failure(
+        scratch: &'a Scratch,
+        reserve: &'a Reserve,
+        record: &[u8],
+    ) -> Result<(), Error> {
+        reserve.give_up();
+        let mut output = Self::with_status(scratch, reserve, 1, names::STATUS_ERR)?;
         output.write(record)?;
-        output.commit(scratch)
+        output.commit()
     }
 
-    fn with_status(scratch: &Scratch, status: &str) -> Result<Self, Error> {
+    fn with_status(
+        scratch: &'a Scratch,
+        reserve: &'a Reserve,
+        threads: usize,
+        status: &str,
+    ) -> Result<Self, Error> {
         let unfinished = scratch.unfinished_output();
-        let file = File::create(&unfinished).map_err(Error::io("create", &unfinished))?;
+        let create = || {
+            clear(&unfinished, fs::Metadata::is_file)?;
+            regular::create(&unfinished)
+        };
+        let file = match create() {
+            Err(error) if super::reserve::is_lack_of_room(&error) && reserve.give_up() => create(),
+            other => other,
+        }
+        .map_err(Error::io("create", &unfinished))?;
+        let file = BufWriter::with_capacity(1 << 16, WithReserve::new(file, reserve));
         let mut output = Self {
-            gzip: Some(ParallelGzip::new(BufWriter::with_capacity(1 << 16, file))),
+            gzip: Some(ParallelGzip::new(file, threads)),
+            scratch,
             unfinished,
             place: scratch.output(),
         };
@@ -50,29 +79,31 @@ impl Output {
     }
 
     /// Puts the output in its place, on disk.
-    pub(crate) fn commit(mut self, scratch: &Scratch) -> Result<(), Error> {
+    pub(crate) fn commit(mut self) -> Result<(), Error> {
         let gzip = self.gzip.take().expect("only commit() takes it");
         let written: io::Result<()> = (|| {
             let file = gzip
                 .finish()?
                 .into_inner()
                 .map_err(io::IntoInnerError::into_error)?;
-            file.sync_all()
+            file.into_inner().sync_all()
         })();
         written.map_err(Error::io("write the output", &self.place))?;
         // The function may have removed it.
-        scratch.make_directories()?;
+        self.scratch.make_directories()?;
         clear(&self.place, fs::Metadata::is_file)
             .and_then(|()| fs::rename(&self.unfinished, &self.place))
             .map_err(Error::io("write the output", &self.place))?;
-        let directory = scratch.transfer();
-        File::open(&directory)
-            .and_then(|directory| directory.sync_all())
-            .map_err(Error::io("write the output in", &directory))
+        // It stands, whatever this says: only a crash of the machine could still undo the name.
+        let directory = self.scratch.transfer();
+        if let Err(error) = File::open(&directory).and_then(|directory| directory.sync_all()) {
+            tracing::warn!("cannot sync `{}`: {error}", directory.display());
+        }
+        Ok(())
     }
 }
 
-impl Drop for Output {
+impl Drop for Output<'_> {
     fn drop(&mut self) {
         fs::remove_file(&self.unfinished).ok();
     }

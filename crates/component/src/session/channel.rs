@@ -1,43 +1,91 @@
-//! The channel between the runner and its driver in Python: framed messages on a Unix socket.
+//! The channel: a Unix socket with an abstract name, and the connections to it.
 //!
-//! The socket has an abstract name, so it outlives anything a function does to directories, and
-//! the driver connects anew after the function, which may have closed every descriptor. A frame
-//! is one byte of kind, 16 hexadecimal digits of length, and the payload.
-//! <https://man7.org/linux/man-pages/man7/unix.7.html>
+//! The socket outlives anything a function does to directories, and the driver connects anew after the
+//! function, which may have closed every descriptor. Its name is visible to all users of the machine
+//! (`/proc/net/unix`), so a connection is somebody's only once it has shown the token; strangers wait
+//! aside, where they take nobody's place. <https://man7.org/linux/man-pages/man7/unix.7.html>
 
-use std::io::{self, Read, Write};
+use std::io::{self, Read as _, Write as _};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::linux::net::SocketAddrExt as _;
 use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
+use std::time::Duration;
 
+use nix::poll::PollFlags;
+use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
+
+use super::clock::Time;
+use super::protocol::{Broken, Piece, Reader, Say, TOKEN};
 use crate::hex::hex;
 use crate::scratch::input::{BadInput, Input};
 
-const HEADER: usize = 17;
-const TOKEN: usize = 32;
-/// No message of the driver but the result is longer.
-const LONGEST_MESSAGE: usize = 8 << 20;
+/// For a connection to show the token: Python sends it at once.
+const INTRODUCTION: Duration = Duration::from_secs(10);
+/// Connections that have not shown it. More cannot be the driver's.
+const MOST_WAITING: usize = 16;
+/// Taken in one turn, so that a flood of connections leaves time for everything else.
+const MOST_A_TURN: usize = 64;
 
-/// Where the driver connects to.
+/// What came.
 #[derive(Debug)]
-pub(crate) struct Listener {
-    socket: UnixListener,
-    name: String,
-    token: String,
+pub(crate) enum Incoming {
+    /// A connection that showed the token takes the place of the one before it.
+    Connected,
+    /// Something was said on it.
+    Piece(Piece),
 }
 
-impl Listener {
+/// Everything between the runner and the driver.
+#[derive(Debug)]
+pub(crate) struct Channel {
+    listener: UnixListener,
+    name: String,
+    token: String,
+    waiting: Vec<Stranger>,
+    connection: Option<Connection>,
+}
+
+/// Somebody who has not shown the token.
+#[derive(Debug)]
+struct Stranger {
+    stream: UnixStream,
+    shown: Vec<u8>,
+    since: Time,
+}
+
+#[derive(Debug)]
+struct Connection {
+    stream: UnixStream,
+    reader: Reader,
+    outgoing: Vec<u8>,
+    sent: usize,
+    /// Inputs still to be sent, in the order in which the driver reads them.
+    inputs: Vec<Input>,
+}
+
+/// Whether a turn found anything.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Found {
+    Something,
+    Nothing,
+    /// The other side hung up, or talks nonsense.
+    Gone,
+}
+
+impl Channel {
     /// Opens the socket under a name of its own.
     pub(crate) fn open() -> io::Result<Self> {
         let mut random = [0_u8; 32];
         getrandom::fill(&mut random).map_err(io::Error::other)?;
         let name = format!("htmap-exec-{}", hex(&random[16..]));
-        let socket = UnixListener::bind_addr(&SocketAddr::from_abstract_name(&name)?)?;
-        socket.set_nonblocking(true)?;
+        let listener = UnixListener::bind_addr(&SocketAddr::from_abstract_name(&name)?)?;
+        listener.set_nonblocking(true)?;
         Ok(Self {
-            socket,
+            listener,
             name,
-            token: hex(&random[..16]),
+            token: hex(&random[..TOKEN / 2]),
+            waiting: Vec::new(),
+            connection: None,
         })
     }
 
@@ -46,117 +94,214 @@ impl Listener {
         format!("{}:{}", self.name, self.token)
     }
 
-    /// The next connection, if one waits. Abstract names have no permissions: the token is what
-    /// keeps other users out.
-    pub(crate) fn accept(&self) -> io::Result<Option<Connection>> {
-        match self.socket.accept() {
-            Ok((stream, _)) => {
-                stream.set_nonblocking(true)?;
-                Ok(Some(Connection {
-                    stream,
-                    token: Some(self.token.clone()),
-                    received: Vec::new(),
-                    in_data: 0,
-                    outgoing: Vec::new(),
-                    sent: 0,
-                    feed: None,
-                    closed: false,
-                }))
-            }
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
-            Err(error) => Err(error),
+    /// What to wait for.
+    pub(crate) fn polled(&self) -> impl Iterator<Item = (BorrowedFd<'_>, PollFlags)> {
+        let mut flags = PollFlags::POLLIN;
+        if let Some(connection) = &self.connection {
+            flags.set(PollFlags::POLLOUT, connection.wants_to_send());
         }
-    }
-}
-
-impl AsFd for Listener {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.socket.as_fd()
-    }
-}
-
-/// What came from the driver.
-#[derive(Debug)]
-pub(crate) enum Event {
-    /// A message of this kind.
-    Message(u8, Vec<u8>),
-    /// A piece of the result's pickle.
-    Data(Vec<u8>),
-}
-
-/// The inputs still to be sent: each a stream of chunks and an end mark.
-#[derive(Debug)]
-pub(crate) struct Feed {
-    /// In the order in which the driver reads them.
-    pub inputs: Vec<Input>,
-}
-
-/// One connection of the driver; never blocks.
-#[derive(Debug)]
-pub(crate) struct Connection {
-    stream: UnixStream,
-    token: Option<String>,
-    received: Vec<u8>,
-    /// Bytes of a data frame that are still to come.
-    in_data: usize,
-    outgoing: Vec<u8>,
-    sent: usize,
-    feed: Option<Feed>,
-    closed: bool,
-}
-
-impl AsFd for Connection {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.stream.as_fd()
-    }
-}
-
-fn frame(kind: u8, payload: &[u8], out: &mut Vec<u8>) {
-    out.push(kind);
-    out.extend(format!("{:016x}", payload.len()).as_bytes());
-    out.extend(payload);
-}
-
-impl Connection {
-    /// Whether the driver has hung up.
-    pub(crate) fn is_closed(&self) -> bool {
-        self.closed
+        let strangers = self.waiting.iter().map(|stranger| stranger.stream.as_fd());
+        [self.listener.as_fd()]
+            .into_iter()
+            .chain(strangers)
+            .map(|descriptor| (descriptor, PollFlags::POLLIN))
+            .chain(
+                self.connection
+                    .iter()
+                    .map(move |connection| (connection.stream.as_fd(), flags)),
+            )
     }
 
-    /// Whether there is something to send.
-    pub(crate) fn wants_to_send(&self) -> bool {
-        !self.closed && (self.sent < self.outgoing.len() || self.feed.is_some())
+    /// When a stranger is turned away, if one waits.
+    pub(crate) fn next_deadline(&self) -> Option<Time> {
+        let since = self.waiting.iter().map(|stranger| stranger.since).min()?;
+        Some(since + INTRODUCTION)
     }
 
     /// Queues a message.
-    pub(crate) fn queue(&mut self, kind: u8, payload: &[u8]) {
-        frame(kind, payload, &mut self.outgoing);
+    pub(crate) fn say(&mut self, say: &Say<'_>) {
+        if let Some(connection) = &mut self.connection {
+            say.write(&mut connection.outgoing);
+        }
     }
 
     /// Queues the inputs behind what is queued already.
-    pub(crate) fn queue_feed(&mut self, feed: Feed) {
-        self.feed = Some(feed);
+    pub(crate) fn feed(&mut self, inputs: Vec<Input>) {
+        if let Some(connection) = &mut self.connection {
+            connection.inputs = inputs;
+        }
+    }
+
+    /// Python must not say anything more.
+    pub(crate) fn hang_up(&mut self) {
+        self.connection = None;
     }
 
     /// Sends as much as the socket takes.
     pub(crate) fn send(&mut self) -> Result<(), BadInput> {
+        match &mut self.connection {
+            Some(connection) => connection.send(),
+            None => Ok(()),
+        }
+    }
+
+    /// Accepts and reads once; returns what came, and whether there may be more.
+    pub(crate) fn receive(&mut self, buffer: &mut [u8], now: Time) -> (Vec<Incoming>, bool) {
+        let mut incoming = Vec::new();
+        // What was said on the old connection was said before there was a new one.
+        let mut busy = self.listen(buffer, &mut incoming);
+        let waiting = std::mem::take(&mut self.waiting);
+        for stranger in waiting {
+            busy |= self.meet(stranger, now, &mut incoming);
+        }
+        busy |= self.accept(now, &mut incoming);
+        (incoming, busy)
+    }
+
+    /// Who shows the token is the driver; who shows something else, or nothing for too long, goes.
+    fn meet(&mut self, mut stranger: Stranger, now: Time, incoming: &mut Vec<Incoming>) -> bool {
+        match stranger.introduce(&self.token) {
+            Found::Something => {
+                self.connection = Some(Connection::new(stranger.stream));
+                incoming.push(Incoming::Connected);
+                return true;
+            }
+            Found::Nothing if now < stranger.since + INTRODUCTION => {
+                if self.waiting.len() >= MOST_WAITING {
+                    self.waiting.remove(0);
+                }
+                self.waiting.push(stranger);
+            }
+            Found::Nothing | Found::Gone => {}
+        }
+        false
+    }
+
+    fn listen(&mut self, buffer: &mut [u8], incoming: &mut Vec<Incoming>) -> bool {
+        let Some(connection) = &mut self.connection else {
+            return false;
+        };
+        let found = connection.receive(buffer);
+        match connection.reader.pieces() {
+            Ok(pieces) => incoming.extend(pieces.into_iter().map(Incoming::Piece)),
+            Err(Broken) => {
+                tracing::warn!("what Python sent cannot be read: its connection is closed");
+                self.connection = None;
+                return true;
+            }
+        }
+        if found == Found::Gone {
+            self.connection = None;
+        }
+        found != Found::Nothing
+    }
+
+    fn accept(&mut self, now: Time, incoming: &mut Vec<Incoming>) -> bool {
+        for _ in 0..MOST_A_TURN {
+            match self.listener.accept() {
+                Ok((stream, _)) => {
+                    if may_be_ours(&stream) && stream.set_nonblocking(true).is_ok() {
+                        let shown = Vec::with_capacity(TOKEN);
+                        let stranger = Stranger {
+                            stream,
+                            shown,
+                            since: now,
+                        };
+                        self.meet(stranger, now, incoming);
+                    }
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return false,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                // Most likely out of descriptors: strangers hold the most.
+                Err(error) => {
+                    tracing::debug!("a connection could not be accepted: {error}");
+                    self.waiting.clear();
+                    return false;
+                }
+            }
+        }
+        true
+    }
+}
+
+/// A function of root's may have become somebody else; nobody else's may have become us.
+fn may_be_ours(stream: &UnixStream) -> bool {
+    let me = nix::unistd::geteuid();
+    me.is_root()
+        || getsockopt(stream, PeerCredentials).is_ok_and(|peer| peer.uid() == me.as_raw())
+}
+
+impl Stranger {
+    /// Reads the token and not a byte more.
+    fn introduce(&mut self, token: &str) -> Found {
+        let mut rest = [0; TOKEN];
+        let missing = TOKEN - self.shown.len();
+        match self.stream.read(&mut rest[..missing]) {
+            Ok(0) => Found::Gone,
+            Ok(size) => {
+                self.shown.extend_from_slice(&rest[..size]);
+                if !token.as_bytes().starts_with(&self.shown) {
+                    Found::Gone
+                } else if self.shown.len() == TOKEN {
+                    Found::Something
+                } else {
+                    Found::Nothing
+                }
+            }
+            Err(error) if is_for_later(&error) => Found::Nothing,
+            Err(_) => Found::Gone,
+        }
+    }
+}
+
+fn is_for_later(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted
+    )
+}
+
+impl Connection {
+    fn new(stream: UnixStream) -> Self {
+        Self {
+            stream,
+            reader: Reader::default(),
+            outgoing: Vec::new(),
+            sent: 0,
+            inputs: Vec::new(),
+        }
+    }
+
+    fn wants_to_send(&self) -> bool {
+        self.sent < self.outgoing.len() || !self.inputs.is_empty()
+    }
+
+    fn receive(&mut self, buffer: &mut [u8]) -> Found {
+        match self.stream.read(buffer) {
+            Ok(0) => Found::Gone,
+            Ok(size) => {
+                self.reader.take(&buffer[..size]);
+                Found::Something
+            }
+            Err(error) if is_for_later(&error) => Found::Nothing,
+            Err(_) => Found::Gone,
+        }
+    }
+
+    fn send(&mut self) -> Result<(), BadInput> {
         loop {
             if self.sent == self.outgoing.len() {
                 self.outgoing.clear();
                 self.sent = 0;
-                let Some(feed) = &mut self.feed else {
-                    return Ok(());
-                };
-                let Some(input) = feed.inputs.first_mut() else {
-                    self.feed = None;
+                let Some(input) = self.inputs.first_mut() else {
                     return Ok(());
                 };
                 let chunk = input.next()?;
                 if chunk.is_empty() {
-                    feed.inputs.remove(0);
-                    frame(b'Z', &[], &mut self.outgoing);
+                    self.inputs.remove(0);
+                    Say::InputEnd.write(&mut self.outgoing);
                 } else {
-                    frame(b'C', &chunk, &mut self.outgoing);
+                    Say::Chunk(&chunk).write(&mut self.outgoing);
                 }
             }
             match self.stream.write(&self.outgoing[self.sent..]) {
@@ -165,7 +310,7 @@ impl Connection {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(_) => {
                     // The driver went away; its end says why.
-                    self.feed = None;
+                    self.inputs.clear();
                     self.outgoing.clear();
                     self.sent = 0;
                     return Ok(());
@@ -173,78 +318,133 @@ impl Connection {
             }
         }
     }
+}
 
-    /// Reads once; returns what is complete, and whether there was anything to read.
-    pub(crate) fn receive(&mut self, buffer: &mut [u8]) -> (Vec<Event>, bool) {
-        let mut read = false;
-        match self.stream.read(buffer) {
-            Ok(0) => self.closed = true,
-            Ok(size) => {
-                read = true;
-                self.received.extend_from_slice(&buffer[..size]);
-            }
-            Err(error)
-                if matches!(
-                    error.kind(),
-                    io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted
-                ) => {}
-            Err(_) => self.closed = true,
-        }
-        if let Some(token) = &self.token {
-            if self.received.len() < TOKEN {
-                return (Vec::new(), read);
-            }
-            if self.received[..TOKEN] != *token.as_bytes() {
-                self.closed = true;
-                return (Vec::new(), read);
-            }
-            self.received.drain(..TOKEN);
-            self.token = None;
-        }
-        (self.events(), read)
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use super::*;
+    use crate::session::protocol::Said;
+
+    fn connect(channel: &Channel) -> UnixStream {
+        let address = SocketAddr::from_abstract_name(&channel.name).unwrap();
+        UnixStream::connect_addr(&address).unwrap()
     }
 
-    fn events(&mut self) -> Vec<Event> {
-        let mut events = Vec::new();
-        let mut at = 0;
+    /// Everything that comes until nothing does.
+    fn all(channel: &mut Channel, now: Time) -> Vec<Incoming> {
+        let mut buffer = vec![0; 4096];
+        let mut incoming = Vec::new();
         loop {
-            let rest = &self.received[at..];
-            if self.in_data > 0 {
-                let size = rest.len().min(self.in_data);
-                if size == 0 {
-                    break;
-                }
-                events.push(Event::Data(rest[..size].to_vec()));
-                self.in_data -= size;
-                at += size;
-                continue;
-            }
-            if rest.len() < HEADER {
-                break;
-            }
-            let size = std::str::from_utf8(&rest[1..HEADER])
-                .ok()
-                .and_then(|digits| usize::from_str_radix(digits, 16).ok());
-            let kind = rest[0];
-            match size {
-                Some(size) if kind == b'D' => {
-                    self.in_data = size;
-                    at += HEADER;
-                }
-                Some(size) if size <= LONGEST_MESSAGE => {
-                    if rest.len() < HEADER + size {
-                        break;
-                    }
-                    events.push(Event::Message(kind, rest[HEADER..HEADER + size].to_vec()));
-                    at += HEADER + size;
-                }
-                _ => {
-                    self.closed = true;
-                    break;
-                }
+            let (more, busy) = channel.receive(&mut buffer, now);
+            incoming.extend(more);
+            if !busy {
+                return incoming;
             }
         }
-        self.received.drain(..at);
-        events
+    }
+
+    fn known(channel: &Channel) -> UnixStream {
+        let mut stream = connect(channel);
+        stream.write_all(channel.token.as_bytes()).unwrap();
+        stream
+    }
+
+    const RETURNED: &[u8] = b"R0000000000000000";
+
+    #[test]
+    fn strangers_take_nobodys_place() {
+        let mut channel = Channel::open().unwrap();
+        let mut strangers: Vec<_> = (0..MOST_WAITING).map(|_| connect(&channel)).collect();
+        assert!(all(&mut channel, Time::ZERO).is_empty());
+        strangers[0].write_all(&[b'0'; TOKEN]).unwrap();
+        strangers[1].write_all(RETURNED).unwrap();
+        let mut driver = known(&channel);
+        driver.write_all(RETURNED).unwrap();
+        let incoming = all(&mut channel, Time::ZERO);
+        assert!(
+            matches!(
+                incoming[..],
+                [
+                    Incoming::Connected,
+                    Incoming::Piece(Piece::Message(Said::Returned))
+                ]
+            ),
+            "{incoming:?}"
+        );
+        // Those who say nothing are turned away after a while.
+        assert!(channel.next_deadline().is_some());
+        all(&mut channel, INTRODUCTION);
+        assert_eq!(channel.next_deadline(), None);
+        let mut byte = [0];
+        assert_eq!(strangers[5].read(&mut byte).unwrap(), 0);
+    }
+
+    #[test]
+    fn a_new_connection_takes_the_old_ones_place_while_somebody_holds_it_open() {
+        let mut channel = Channel::open().unwrap();
+        let mut first = known(&channel);
+        let _held_by_a_forked_child = first.try_clone().unwrap();
+        // Half a frame, which nothing completes.
+        first.write_all(b"D00000000000000ffhalf").unwrap();
+        all(&mut channel, Time::ZERO);
+        let mut second = known(&channel);
+        second.write_all(RETURNED).unwrap();
+        let incoming = all(&mut channel, Time::ZERO);
+        assert!(matches!(
+            incoming[..],
+            [
+                Incoming::Connected,
+                Incoming::Piece(Piece::Message(Said::Returned))
+            ]
+        ));
+    }
+
+    #[test]
+    fn the_token_may_come_in_pieces() {
+        let mut channel = Channel::open().unwrap();
+        let mut driver = connect(&channel);
+        let token = channel.token.clone();
+        let (front, back) = token.split_at(7);
+        driver.write_all(front.as_bytes()).unwrap();
+        assert!(all(&mut channel, Time::ZERO).is_empty());
+        driver.write_all(back.as_bytes()).unwrap();
+        assert!(matches!(
+            all(&mut channel, Time::ZERO)[..],
+            [Incoming::Connected]
+        ));
+    }
+
+    #[test]
+    fn a_flood_of_connections_leaves_time() {
+        let mut channel = Channel::open().unwrap();
+        let begun = Instant::now();
+        let flood: Vec<_> = (0..100).map(|_| connect(&channel)).collect();
+        let mut buffer = vec![0; 4096];
+        let (_, busy) = channel.receive(&mut buffer, Time::ZERO);
+        assert!(busy, "more than a turn's worth is left for the next one");
+        assert!(channel.waiting.len() <= MOST_WAITING);
+        let _driver = known(&channel);
+        assert!(matches!(
+            all(&mut channel, Time::ZERO)[..],
+            [Incoming::Connected]
+        ));
+        drop(flood);
+        assert!(begun.elapsed() < Duration::from_secs(60));
+    }
+
+    #[test]
+    fn nonsense_ends_a_connection_and_nothing_else() {
+        let mut channel = Channel::open().unwrap();
+        let mut driver = known(&channel);
+        driver.write_all(b"this is no frame, at all").unwrap();
+        all(&mut channel, Time::ZERO);
+        assert!(channel.connection.is_none());
+        let _again = known(&channel);
+        assert!(matches!(
+            all(&mut channel, Time::ZERO)[..],
+            [Incoming::Connected]
+        ));
     }
 }

@@ -1,0 +1,491 @@
+//! The protocol between the runner and its driver in Python: every message, in one table.
+//!
+//! A frame is one letter, 16 hexadecimal digits of length, and the payload. Fields of a payload are
+//! separated by NUL. `docs/protocol.md` tells the conversation as a story; a test holds the letters
+//! in the driver's sources to [`TABLE`].
+
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::PathBuf;
+
+use htmap_exec_interpreter::PythonVersion;
+use serde::Deserialize;
+
+use crate::failure::{Frame, Stage};
+
+/// Letter and length.
+pub(crate) const HEADER: usize = 17;
+/// What a connection shows first.
+pub(crate) const TOKEN: usize = 32;
+/// No message but the data of a result is longer.
+pub(crate) const LONGEST_MESSAGE: usize = 8 << 20;
+
+/// Who says it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Side {
+    /// Python says it.
+    Driver,
+    /// The runner says it.
+    Runner,
+}
+
+/// A message: its letter, who says it, and what is in it.
+#[derive(Debug)]
+pub(crate) struct Kind {
+    /// The first byte of its frame.
+    pub(crate) letter: u8,
+    /// Who says it.
+    pub(crate) side: Side,
+    /// What it says.
+    #[cfg_attr(not(test), expect(dead_code, reason = "for people, and docs/protocol.md"))]
+    pub(crate) meaning: &'static str,
+}
+
+const fn driver(letter: u8, meaning: &'static str) -> Kind {
+    Kind {
+        letter,
+        side: Side::Driver,
+        meaning,
+    }
+}
+
+const fn runner(letter: u8, meaning: &'static str) -> Kind {
+    Kind {
+        letter,
+        side: Side::Runner,
+        meaning,
+    }
+}
+
+/// Every message, in the order of a run. No letter means two things.
+pub(crate) const TABLE: [Kind; 17] = [
+    driver(b'H', "hello: minor version, full version, sys.executable, each entry of sys.path"),
+    runner(b'P', "a part of the driver: its name, its source"),
+    runner(b'O', "options: component, scratch directory, cloudpickle sent along, whether to prefer it, whether to show the arguments"),
+    runner(b'B', "begin: all parts are there"),
+    driver(b'S', "the stage that begins"),
+    driver(b'K', "the cloudpickle that is used: version, file"),
+    runner(b'C', "a chunk of an input's pickle"),
+    runner(b'Z', "the end of an input"),
+    driver(b'L', "loaded, and waiting for the go: texts of function, args, kwargs"),
+    runner(b'G', "go: call the function"),
+    driver(b'R', "the function returned: its pickle follows; said again, it starts anew"),
+    driver(b'D', "data of the result's pickle, of any length"),
+    driver(b'X', "an exception: stage, class, missing module; its description follows"),
+    driver(b'F', "the description, in JSON: message, traceback, frames, left_out"),
+    driver(b'V', "a local variable: index of the frame, name, text"),
+    driver(b'N', "why the description is not complete"),
+    driver(b'E', "the end of a result or of a description"),
+];
+
+/// What Python says of itself first.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Hello {
+    /// Major and minor version, if it is a Python at all.
+    pub version: Option<PythonVersion>,
+    /// Such as `3.11.7`.
+    pub full_version: String,
+    /// `sys.executable`
+    pub executable: String,
+    /// `sys.path` without the scratch directory.
+    pub sys_path: Vec<PathBuf>,
+}
+
+/// The function and its input, as texts.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Loaded {
+    /// `repr` of the function.
+    pub function: String,
+    /// `repr` of the positional arguments.
+    pub args: String,
+    /// `repr` of the keyword arguments.
+    pub kwargs: String,
+}
+
+/// The description of an exception, without local variables.
+#[derive(Debug, Default, Deserialize)]
+pub(crate) struct Described {
+    /// The exception, its members and its causes.
+    pub message: String,
+    /// As Python prints it.
+    pub traceback: String,
+    /// File name, line number, function, source line; outermost first.
+    pub frames: Vec<(String, i64, String, String)>,
+    /// Frames that were too many.
+    pub left_out: u64,
+}
+
+impl Described {
+    /// The frames, without local variables.
+    pub(crate) fn frames(&self) -> Vec<Frame> {
+        self.frames
+            .iter()
+            .map(|(filename, lineno, name, line)| Frame {
+                filename: filename.clone(),
+                lineno: *lineno,
+                name: name.clone(),
+                line: line.clone(),
+                locals: Vec::new(),
+            })
+            .collect()
+    }
+}
+
+/// A message of the driver's; data is not among them, since it has no bound.
+#[derive(Debug)]
+pub(crate) enum Said {
+    /// `H`
+    Hello(Hello),
+    /// `S`
+    Stage(Stage),
+    /// `K`
+    Cloudpickle { version: String, file: String },
+    /// `L`
+    Loaded(Loaded),
+    /// `R`
+    Returned,
+    /// `X`
+    Raised {
+        stage: Stage,
+        class: String,
+        missing_module: String,
+    },
+    /// `F`
+    Described(Described),
+    /// `V`
+    Variable(usize, String, String),
+    /// `N`
+    Note(String),
+    /// `E`
+    End,
+}
+
+impl Said {
+    /// Reads one; `None` for what no driver says.
+    pub(crate) fn parse(letter: u8, payload: &[u8]) -> Option<Self> {
+        let mut fields = payload
+            .split(|byte| *byte == 0)
+            .map(|field| String::from_utf8_lossy(field).into_owned());
+        Some(match letter {
+            b'H' => {
+                let version = fields.next()?.parse().ok();
+                let (full_version, executable) = (fields.next()?, fields.next()?);
+                let sys_path = payload
+                    .split(|byte| *byte == 0)
+                    .skip(3)
+                    .map(|entry| PathBuf::from(OsStr::from_bytes(entry)))
+                    .collect();
+                Self::Hello(Hello {
+                    version,
+                    full_version,
+                    executable,
+                    sys_path,
+                })
+            }
+            b'S' => Self::Stage(Stage::parse(&fields.next()?)?),
+            b'K' => Self::Cloudpickle {
+                version: fields.next()?,
+                file: fields.next()?,
+            },
+            b'L' => Self::Loaded(Loaded {
+                function: fields.next()?,
+                args: fields.next()?,
+                kwargs: fields.next()?,
+            }),
+            b'R' => Self::Returned,
+            b'X' => Self::Raised {
+                stage: Stage::parse(&fields.next()?)?,
+                class: fields.next()?,
+                missing_module: fields.next()?,
+            },
+            b'F' => Self::Described(serde_json::from_slice(payload).ok()?),
+            b'V' => Self::Variable(fields.next()?.parse().ok()?, fields.next()?, fields.next()?),
+            b'N' => Self::Note(fields.next()?),
+            b'E' => Self::End,
+            _ => return None,
+        })
+    }
+}
+
+/// A message of the runner's.
+#[derive(Debug)]
+pub(crate) enum Say<'a> {
+    /// `P`
+    Part { name: &'a str, source: &'a str },
+    /// `O`
+    Options(&'a Options),
+    /// `B`
+    Begin,
+    /// `C`
+    Chunk(&'a [u8]),
+    /// `Z`
+    InputEnd,
+    /// `G`
+    Go,
+}
+
+/// What the driver has to know.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Options {
+    /// The component's number.
+    pub component: u64,
+    /// The scratch directory.
+    pub scratch: PathBuf,
+    /// The cloudpickle that came along, empty if none did.
+    pub cloudpickle: PathBuf,
+    /// It is used in place of the one that is installed.
+    pub prefer_it: bool,
+    /// Texts of the arguments are made.
+    pub show_arguments: bool,
+}
+
+impl Say<'_> {
+    /// Adds its frame.
+    pub(crate) fn write(&self, out: &mut Vec<u8>) {
+        match self {
+            Self::Part { name, source } => {
+                frame(b'P', &[name.as_bytes(), source.as_bytes()].join(&0), out);
+            }
+            Self::Options(options) => {
+                let flag = |set: bool| if set { &b"1"[..] } else { b"" };
+                let component = options.component.to_string();
+                let fields = [
+                    component.as_bytes(),
+                    options.scratch.as_os_str().as_bytes(),
+                    options.cloudpickle.as_os_str().as_bytes(),
+                    flag(options.prefer_it),
+                    flag(options.show_arguments),
+                ];
+                frame(b'O', &fields.join(&0), out);
+            }
+            Self::Begin => frame(b'B', &[], out),
+            Self::Chunk(chunk) => frame(b'C', chunk, out),
+            Self::InputEnd => frame(b'Z', &[], out),
+            Self::Go => frame(b'G', &[], out),
+        }
+    }
+}
+
+fn frame(letter: u8, payload: &[u8], out: &mut Vec<u8>) {
+    debug_assert!(is_of(letter, Side::Runner));
+    out.push(letter);
+    out.extend(format!("{:016x}", payload.len()).as_bytes());
+    out.extend(payload);
+}
+
+/// Whether the table has this message of this side's.
+pub(crate) fn is_of(letter: u8, side: Side) -> bool {
+    TABLE
+        .iter()
+        .any(|kind| kind.letter == letter && kind.side == side)
+}
+
+/// Cuts a stream of bytes into frames. A result's data is handed on in pieces, as it comes.
+#[derive(Debug, Default)]
+pub(crate) struct Reader {
+    received: Vec<u8>,
+    /// Bytes of a data frame that are still to come.
+    in_data: usize,
+}
+
+/// What came.
+#[derive(Debug)]
+pub(crate) enum Piece {
+    /// A whole message.
+    Message(Said),
+    /// Some of the result's pickle.
+    Data(Vec<u8>),
+    /// A whole frame that says nothing the driver would say.
+    Unknown(u8),
+}
+
+/// These bytes are no frames: nothing that follows can be read.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Broken;
+
+impl Reader {
+    /// Takes bytes in.
+    pub(crate) fn take(&mut self, bytes: &[u8]) {
+        self.received.extend_from_slice(bytes);
+    }
+
+    /// What is complete.
+    pub(crate) fn pieces(&mut self) -> Result<Vec<Piece>, Broken> {
+        let mut pieces = Vec::new();
+        let mut at = 0;
+        let done = loop {
+            let rest = &self.received[at..];
+            if self.in_data > 0 {
+                let size = rest.len().min(self.in_data);
+                if size == 0 {
+                    break Ok(());
+                }
+                pieces.push(Piece::Data(rest[..size].to_vec()));
+                self.in_data -= size;
+                at += size;
+                continue;
+            }
+            if rest.len() < HEADER {
+                break Ok(());
+            }
+            let size = std::str::from_utf8(&rest[1..HEADER])
+                .ok()
+                .and_then(|digits| usize::from_str_radix(digits, 16).ok());
+            match (rest[0], size) {
+                (b'D', Some(size)) => {
+                    self.in_data = size;
+                    at += HEADER;
+                }
+                (letter, Some(size)) if size <= LONGEST_MESSAGE => {
+                    let Some(payload) = rest.get(HEADER..HEADER + size) else {
+                        break Ok(());
+                    };
+                    pieces.push(match Said::parse(letter, payload) {
+                        Some(said) => Piece::Message(said),
+                        None => Piece::Unknown(letter),
+                    });
+                    at += HEADER + size;
+                }
+                _ => break Err(Broken),
+            }
+        };
+        self.received.drain(..at);
+        match done {
+            // What was whole before it counts.
+            Err(broken) if pieces.is_empty() => Err(broken),
+            _ => Ok(pieces),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+    use crate::driver;
+
+    fn framed(letter: u8, payload: &[u8]) -> Vec<u8> {
+        let mut out = vec![letter];
+        out.extend(format!("{:016x}", payload.len()).as_bytes());
+        out.extend(payload);
+        out
+    }
+
+    /// The letters in a source, by the way they are written there: `b"X"`.
+    fn letters(source: &str) -> BTreeSet<u8> {
+        source
+            .split("b\"")
+            .skip(1)
+            .filter(|rest| rest.as_bytes().get(1) == Some(&b'"'))
+            .map(|rest| rest.as_bytes()[0])
+            .filter(u8::is_ascii_uppercase)
+            .collect()
+    }
+
+    #[test]
+    fn the_driver_says_and_hears_what_the_table_has() {
+        let mut used = letters(driver::BOOT);
+        for (_, source) in driver::PARTS {
+            used.extend(letters(source));
+        }
+        let known: BTreeSet<u8> = TABLE.iter().map(|kind| kind.letter).collect();
+        let text = |letters: &BTreeSet<u8>| String::from_utf8(letters.iter().copied().collect());
+        assert_eq!(text(&used), text(&known));
+        assert_eq!(known.len(), TABLE.len(), "a letter means two things");
+    }
+
+    #[test]
+    fn every_message_of_the_driver_is_read() {
+        for kind in TABLE.iter().filter(|kind| kind.side == Side::Driver) {
+            let payload: &[u8] = match kind.letter {
+                b'H' => b"3.11\x003.11.7\0/usr/bin/python3\0/usr/lib/python3",
+                b'S' => b"loading the function",
+                b'X' => b"running the function\0ImportError\0numpy",
+                b'F' => br#"{"message": "m", "traceback": "t", "frames": [], "left_out": 0}"#,
+                b'V' => b"0\0name\0text",
+                _ => b"one\0two\0three",
+            };
+            let mut reader = Reader::default();
+            reader.take(&framed(kind.letter, payload));
+            let pieces = reader.pieces().unwrap();
+            assert!(
+                matches!(pieces[..], [Piece::Message(_) | Piece::Data(_)]),
+                "{}: {pieces:?}",
+                kind.meaning
+            );
+        }
+    }
+
+    #[test]
+    fn every_message_of_the_runner_is_in_the_table() {
+        let options = Options::default();
+        let mut out = Vec::new();
+        for say in [
+            Say::Part {
+                name: "boot",
+                source: "pass",
+            },
+            Say::Options(&options),
+            Say::Begin,
+            Say::Chunk(b"x"),
+            Say::InputEnd,
+            Say::Go,
+        ] {
+            out.clear();
+            say.write(&mut out);
+            assert!(is_of(out[0], Side::Runner));
+        }
+    }
+
+    #[test]
+    fn frames_come_whole_however_they_are_cut() {
+        let mut bytes = framed(b'R', b"");
+        bytes.extend(framed(b'D', b"some data"));
+        bytes.extend(framed(b'E', b""));
+        for size in [1, 2, 17, 18, 1000] {
+            let mut reader = Reader::default();
+            let (mut data, mut messages) = (Vec::new(), 0);
+            for part in bytes.chunks(size) {
+                reader.take(part);
+                for piece in reader.pieces().unwrap() {
+                    match piece {
+                        Piece::Data(more) => data.extend(more),
+                        _ => messages += 1,
+                    }
+                }
+            }
+            assert_eq!((data.as_slice(), messages), (&b"some data"[..], 2));
+        }
+    }
+
+    #[test]
+    fn what_is_no_frame_is_said_to_be_broken() {
+        for bytes in [
+            &b"Rzzzzzzzzzzzzzzzz"[..],
+            b"Rffffffffffffffff",
+            b"R0000000000800001",
+        ] {
+            let mut reader = Reader::default();
+            reader.take(bytes);
+            assert_eq!(reader.pieces().err(), Some(Broken));
+        }
+        let mut reader = Reader::default();
+        reader.take(&framed(b'E', b""));
+        reader.take(b"Rzzzzzzzzzzzzzzzz");
+        assert_eq!(reader.pieces().unwrap().len(), 1);
+        assert_eq!(reader.pieces().err(), Some(Broken));
+        let mut reader = Reader::default();
+        reader.take(&framed(b'Q', b"what"));
+        assert!(matches!(
+            reader.pieces().unwrap()[..],
+            [Piece::Unknown(b'Q')]
+        ));
+        // No letter of the runner's is one of the driver's.
+        reader.take(&framed(b'G', b""));
+        assert!(matches!(
+            reader.pieces().unwrap()[..],
+            [Piece::Unknown(b'G')]
+        ));
+    }
+}
