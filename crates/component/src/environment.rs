@@ -55,14 +55,16 @@ impl Given<'_> {
                 // No space: it becomes part of file names.
                 self.user.replace(' ', "")
             });
-            changes.extend(["USER", "LOGNAME"].map(|variable| (variable, Some(name.clone().into()))));
+            changes
+                .extend(["USER", "LOGNAME"].map(|variable| (variable, Some(name.clone().into()))));
         }
         changes
     }
 }
 
 fn can_be_written(directory: &OsStr) -> bool {
-    Path::new(directory).is_dir() && access(directory, AccessFlags::W_OK | AccessFlags::X_OK).is_ok()
+    Path::new(directory).is_dir()
+        && access(directory, AccessFlags::W_OK | AccessFlags::X_OK).is_ok()
 }
 
 fn could_be_made(path: &Path) -> bool {
@@ -76,7 +78,10 @@ mod tests {
 
     use super::*;
 
-    fn changes(variables: &[(&str, &str)], is_known: bool) -> HashMap<&'static str, Option<String>> {
+    fn changes(
+        variables: &[(&str, &str)],
+        is_known: bool,
+    ) -> HashMap<&'static str, Option<String>> {
         let variables: HashMap<&str, &str> = variables.iter().copied().collect();
         let given = Given {
             variable: &|name| variables.get(name).map(OsString::from),
@@ -102,12 +107,18 @@ mod tests {
 
     #[test]
     fn what_does_not_work_is_replaced() {
-        let found = changes(&[("HOME", "/proc"), ("XDG_CACHE_HOME", "/proc/x")], false);
+        let found = changes(
+            &[("HOME", "/dev/null"), ("XDG_CACHE_HOME", "/dev/null/x")],
+            false,
+        );
         assert_eq!(found["HOME"].as_deref(), Some("/scratch"));
         assert_eq!(found["XDG_CACHE_HOME"], None);
         assert_eq!(found["USER"].as_deref(), Some("uid1234"));
         assert_eq!(found["LOGNAME"].as_deref(), Some("uid1234"));
-        assert_eq!(changes(&[("HOME", "")], true)["HOME"].as_deref(), Some("/scratch"));
+        assert_eq!(
+            changes(&[("HOME", "")], true)["HOME"].as_deref(),
+            Some("/scratch")
+        );
         assert_eq!(changes(&[("HOME", "/nonexistent")], true).len(), 1);
     }
 }

@@ -54,11 +54,12 @@ impl Error {
     /// As the failure of a component: whether a record of it can be written is another question.
     pub(crate) fn failure(&self, stage: Stage) -> Failure {
         let (Self::Io { source, .. } | Self::System { source, .. }) = self;
-        let cause = if reserve::is_lack_of_room(source) || source.kind() == io::ErrorKind::FileTooLarge {
-            Cause::NoRoom
-        } else {
-            Cause::NodeFile
-        };
+        let cause =
+            if reserve::is_lack_of_room(source) || source.kind() == io::ErrorKind::FileTooLarge {
+                Cause::NoRoom
+            } else {
+                Cause::NodeFile
+            };
         let failure = Failure::new(stage, cause, format!("{self}: {source}"));
         match self.hint() {
             Some(hint) => failure.hint(hint),
@@ -73,9 +74,9 @@ impl Error {
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
                 Some("the disk is full: ask for more with request_disk")
             }
-            io::ErrorKind::FileTooLarge => {
-                Some("a limit of file size is in the way (`ulimit -f`): the site or the job's wrapper sets it")
-            }
+            io::ErrorKind::FileTooLarge => Some(
+                "a limit of file size is in the way (`ulimit -f`): the site or the job's wrapper sets it",
+            ),
             io::ErrorKind::ReadOnlyFilesystem => {
                 Some("the scratch directory is on a read-only file system")
             }

@@ -127,7 +127,10 @@ impl Known {
         });
         std::fs::remove_file(&unfinished).ok();
         written?;
-        if let Err(error) = RunRecord::new(&self.scratch, &node).failed(failure).write(&self.scratch) {
+        if let Err(error) = RunRecord::new(&self.scratch, &node)
+            .failed(failure)
+            .write(&self.scratch)
+        {
             tracing::warn!("{error}");
         }
         Ok(())
@@ -187,7 +190,10 @@ mod tests {
             .read_to_end(&mut pickles)
             .unwrap();
         let text = String::from_utf8_lossy(&pickles);
-        assert!(text.contains("ERR") && text.contains("for the test"), "{text}");
+        assert!(
+            text.contains("ERR") && text.contains("for the test"),
+            "{text}"
+        );
         let record = std::fs::read(directory.path().join("_htmap_transfer/7.json")).unwrap();
         let record: serde_json::Value = serde_json::from_slice(&record).unwrap();
         assert_eq!(record["cause"], "runner");

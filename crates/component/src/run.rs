@@ -121,7 +121,7 @@ impl<'a> ComponentRun<'a> {
                 finished = self.attempt(candidate, signals, limits)?;
             }
             let Outcome::NotStarted(reason) = &finished.outcome else {
-                return self.conclude(finished);
+                return self.conclude(&finished);
             };
             if let Some(failure) = self.unread(Stage::StartingPython) {
                 return self.fail(failure, Some(&finished));
@@ -135,10 +135,8 @@ impl<'a> ComponentRun<'a> {
         if let Err(failure) = self.finish_preparing() {
             return self.fail(*failure, None);
         }
-        let failure = advice::no_python(
-            &self.rejections,
-            &self.situation.options.interpreters.hints,
-        );
+        let failure =
+            advice::no_python(&self.rejections, &self.situation.options.interpreters.hints);
         self.fail(failure, None)
     }
 
@@ -242,19 +240,19 @@ impl<'a> ComponentRun<'a> {
         self.situation.options.served.as_ref()?.failure(stage)
     }
 
-    fn conclude(mut self, finished: Finished) -> Result<Ending, Error> {
+    fn conclude(mut self, finished: &Finished) -> Result<Ending, Error> {
         self.watch.mark("ended");
         if !matches!(finished.outcome, Outcome::Evicted(_))
             && let Some(failure) = self.unread(Stage::RunningFunction)
         {
-            return self.fail(failure, Some(&finished));
+            return self.fail(failure, Some(finished));
         }
         let failure = match &finished.outcome {
             Outcome::Result => {
-                self.finish(None, Some(&finished));
+                self.finish(None, Some(finished));
                 return Ok(Ending::Output);
             }
-            Outcome::Evicted(signal) => return self.evicted(*signal, &finished),
+            Outcome::Evicted(signal) => return self.evicted(*signal, finished),
             Outcome::NotStarted(reason) => {
                 Failure::new(Stage::StartingPython, Cause::NoPython, reason.as_str())
             }
@@ -287,7 +285,7 @@ impl<'a> ComponentRun<'a> {
                 },
             ),
         };
-        self.fail(failure, Some(&finished))
+        self.fail(failure, Some(finished))
     }
 
     fn request_memory(&self) -> Option<i64> {
@@ -555,8 +553,8 @@ impl Component for ComponentRun<'_> {
             processors,
             ..
         } = self.situation;
-        let output = Output::begin(scratch, reserve, processors)
-            .map_err(|error| unwritten(&error))?;
+        let output =
+            Output::begin(scratch, reserve, processors).map_err(|error| unwritten(&error))?;
         self.output = Some(output);
         Ok(())
     }
@@ -587,6 +585,9 @@ impl Component for ComponentRun<'_> {
 /// The function returned, and its result cannot be kept.
 fn unwritten(error: &Error) -> Box<Failure> {
     let mut failure = error.failure(Stage::WritingOutput);
-    failure.message = format!("the function returned, but its result cannot be kept: {}", failure.message);
+    failure.message = format!(
+        "the function returned, but its result cannot be kept: {}",
+        failure.message
+    );
     Box::new(failure)
 }

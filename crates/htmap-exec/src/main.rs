@@ -17,9 +17,14 @@ fn main() -> ExitCode {
             std::io::stderr(),
             "htmap-exec: error: internal error: {panic}\nhint: this is a bug of htmap-exec; please report it with the line above"
         );
+        let output_stands = htmap_exec_component::panicked(&panic.to_string());
         // Not left to the default: an abort would look like a signal to HTCondor.
         #[allow(clippy::exit)]
-        std::process::exit(i32::from(exit::INTERNAL));
+        std::process::exit(i32::from(if output_stands {
+            exit::SUCCESS
+        } else {
+            exit::INTERNAL
+        }));
     }));
     let arguments = cli::normalize(std::env::args_os());
     let cli = match cli::Cli::try_parse_from(arguments) {

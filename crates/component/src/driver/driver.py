@@ -68,6 +68,8 @@ class Stream(io.RawIOBase):
             if kind == b"Z":
                 self.ended = True
                 return 0
+            if kind != b"C":
+                raise EOFError("htmap-exec sent something else than an input")
         view = memoryview(buffer).cast("B")
         size = control.recv_into(view, min(len(view), self.left))
         if not size:
@@ -146,7 +148,10 @@ def text(value):
 
 
 def quiet():
-    """The function is over: what it left behind must not end Python, nor raise while its result is sent."""
+    """The function is over: what it left behind must not end Python, nor raise while its result is sent.
+
+    Returns the signal handlers that were taken off; exit handlers may count on them."""
+    taken = []
     _socket.setdefaulttimeout(None)
     faulthandler.cancel_dump_traceback_later()
     for timer in (_signal.ITIMER_REAL, _signal.ITIMER_VIRTUAL, _signal.ITIMER_PROF):
@@ -154,7 +159,9 @@ def quiet():
     for number in range(1, _signal.NSIG):
         try:
             # A handler in Python; the others raise nothing.
-            if callable(_signal.getsignal(number)):
+            handler = _signal.getsignal(number)
+            if callable(handler):
+                taken.append((number, handler))
                 ends = number in (_signal.SIGTERM, _signal.SIGINT, _signal.SIGHUP, _signal.SIGQUIT)
                 _signal.signal(number, _signal.SIG_DFL if ends else _signal.SIG_IGN)
         except (OSError, ValueError):
@@ -172,6 +179,7 @@ def quiet():
 
     main = _thread.get_ident()
     os._exit = exit_of_another_thread
+    return taken
 
 
 def reconnect():
@@ -286,7 +294,8 @@ try:
         b"L",
         b"\0".join(text(field.replace("\0", "\\0")) for field in map(shown, (function, args, kwargs))),
     )
-    go = frame(control)
+    if frame(control)[0] != b"G":
+        raise EOFError("htmap-exec does not let the function run")
 except BaseException as error:
     failed(control, where, error)
 else:
@@ -308,8 +317,9 @@ else:
     if _getpid() != _process:
         # A child made by os.fork() came back from the function as well.
         _exit(0 if problem is None else 1)
+    taken = ()
     try:
-        quiet()
+        taken = quiet()
     except BaseException:
         pass
     channel = reconnect()
@@ -328,3 +338,6 @@ else:
         failed(channel, where, problem)
     flush()
     channel.close()
+    os._exit = _exit
+    for number, handler in taken:
+        _signal.signal(number, handler)

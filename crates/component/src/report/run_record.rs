@@ -139,7 +139,9 @@ pub(crate) fn earlier_attempts(scratch: &Scratch) -> Vec<Value> {
         Some(Value::Array(attempts)) => attempts,
         _ => Vec::new(),
     };
-    let wanted = ["attempt", "status", "error", "cause", "node", "started", "stages", "exit"];
+    let wanted = [
+        "attempt", "status", "error", "cause", "node", "started", "stages", "exit",
+    ];
     let summary = wanted.iter().filter_map(|name| record.remove_entry(*name));
     attempts.push(Value::Object(summary.collect()));
     let superfluous = attempts.len().saturating_sub(MOST_ATTEMPTS);
@@ -213,7 +215,10 @@ mod tests {
             std::fs::rename(scratch.run_record(), directory.path().join("3.json")).unwrap();
         }
         let attempts = earlier_attempts(&scratch);
-        let numbers: Vec<_> = attempts.iter().map(|each| each["attempt"].clone()).collect();
+        let numbers: Vec<_> = attempts
+            .iter()
+            .map(|each| each["attempt"].clone())
+            .collect();
         assert_eq!(numbers, [1, 2, 3]);
         assert_eq!(attempts[0]["status"], "EVICTED");
     }

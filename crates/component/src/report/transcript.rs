@@ -4,10 +4,10 @@
 
 use std::io::{self, Write as _};
 
-use crate::session::protocol::Loaded;
 use crate::failure::{Failure, PythonFacts};
 use crate::names;
 use crate::node::{self, NodeFacts};
+use crate::session::protocol::Loaded;
 
 fn say(text: &str) {
     let mut stdout = io::stdout().lock();

@@ -2,12 +2,13 @@
 //!
 //! A function that fills the disk would leave no room to say so, and HTCondor would hold the job
 //! without a reason. So a file of a mebibyte is made first, and given up when something has to be
-//! written that does not fit without it.
+//! written that does not fit without it. It has no name: the function does not see it, and a runner
+//! that is killed leaves nothing.
 
-use std::fs;
+use std::fs::{self, File};
 use std::io::{self, Write};
-use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::path::Path;
+use std::sync::{Mutex, PoisonError};
 
 use nix::errno::Errno;
 use nix::fcntl::{FallocateFlags, fallocate};
@@ -19,45 +20,34 @@ const SIZE: usize = 1 << 20;
 
 /// Some room, as long as nobody needs it.
 #[derive(Debug)]
-pub(crate) struct Reserve {
-    path: PathBuf,
-    held: AtomicBool,
-}
+pub(crate) struct Reserve(Mutex<Option<File>>);
 
 impl Reserve {
     /// Takes the room, if there is that much. Where there is not, what is written later may still fit.
     pub(crate) fn take(path: &Path) -> Self {
         let taken = regular::create(path).and_then(|file| {
+            fs::remove_file(path)?;
             let size = i64::try_from(SIZE).unwrap_or(i64::MAX);
             match fallocate(&file, FallocateFlags::empty(), 0, size) {
                 // NFS before 4.2, among others.
-                Err(Errno::EOPNOTSUPP | Errno::ENOSYS) => (&file).write_all(&vec![1; SIZE]),
-                other => other.map_err(io::Error::from),
+                Err(Errno::EOPNOTSUPP | Errno::ENOSYS) => (&file).write_all(&vec![1; SIZE])?,
+                other => other?,
             }
+            Ok(file)
         });
-        let held = match taken {
-            Ok(()) => true,
-            Err(error) => {
-                tracing::debug!("no room could be kept for a report: {error}");
-                fs::remove_file(path).ok();
-                false
-            }
-        };
-        Self {
-            path: path.to_path_buf(),
-            held: AtomicBool::new(held),
+        if let Err(error) = &taken {
+            tracing::debug!("no room could be kept for a report: {error}");
         }
+        Self(Mutex::new(taken.ok()))
     }
 
     /// Gives the room up; whether there was any left to give.
     pub(crate) fn give_up(&self) -> bool {
-        self.held.swap(false, Ordering::Relaxed) && fs::remove_file(&self.path).is_ok()
+        self.file().take().is_some()
     }
-}
 
-impl Drop for Reserve {
-    fn drop(&mut self) {
-        self.give_up();
+    fn file(&self) -> std::sync::MutexGuard<'_, Option<File>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -104,6 +94,8 @@ impl<W: Write> Write for WithReserve<'_, W> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::MetadataExt as _;
+
     use super::*;
 
     /// Full for as long as the reserve is held.
@@ -111,7 +103,7 @@ mod tests {
 
     impl Write for Full<'_> {
         fn write(&mut self, data: &[u8]) -> io::Result<usize> {
-            if self.0.held.load(Ordering::Relaxed) {
+            if self.0.file().is_some() {
                 return Err(io::ErrorKind::StorageFull.into());
             }
             self.1.write(data)
@@ -127,11 +119,12 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("reserve");
         let reserve = Reserve::take(&path);
-        assert_eq!(path.metadata().unwrap().len(), SIZE as u64);
+        assert!(!path.exists());
+        let held = reserve.file().as_ref().unwrap().metadata().unwrap();
+        assert!(held.blocks() * 512 >= SIZE as u64);
         let mut file = WithReserve::new(Full(&reserve, Vec::new()), &reserve);
         file.write_all(b"a report").unwrap();
         assert_eq!(file.into_inner().1, b"a report");
-        assert!(!path.exists());
         assert!(!reserve.give_up());
     }
 
@@ -140,13 +133,5 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let reserve = Reserve::take(&directory.path().join("nowhere/reserve"));
         assert!(!reserve.give_up());
-    }
-
-    #[test]
-    fn nothing_stays_behind() {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("reserve");
-        drop(Reserve::take(&path));
-        assert!(!path.exists());
     }
 }

@@ -197,6 +197,7 @@ impl Channel {
     }
 
     fn accept(&mut self, now: Time, incoming: &mut Vec<Incoming>) -> bool {
+        let mut met = false;
         for _ in 0..MOST_A_TURN {
             match self.listener.accept() {
                 Ok((stream, _)) => {
@@ -207,16 +208,16 @@ impl Channel {
                             shown,
                             since: now,
                         };
-                        self.meet(stranger, now, incoming);
+                        met |= self.meet(stranger, now, incoming);
                     }
                 }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return false,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return met,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 // Most likely out of descriptors: strangers hold the most.
                 Err(error) => {
                     tracing::debug!("a connection could not be accepted: {error}");
                     self.waiting.clear();
-                    return false;
+                    return met;
                 }
             }
         }
@@ -227,8 +228,7 @@ impl Channel {
 /// A function of root's may have become somebody else; nobody else's may have become us.
 fn may_be_ours(stream: &UnixStream) -> bool {
     let me = nix::unistd::geteuid();
-    me.is_root()
-        || getsockopt(stream, PeerCredentials).is_ok_and(|peer| peer.uid() == me.as_raw())
+    me.is_root() || getsockopt(stream, PeerCredentials).is_ok_and(|peer| peer.uid() == me.as_raw())
 }
 
 impl Stranger {

@@ -54,7 +54,10 @@ mod tests {
         let mut clock = Clock::start(begun);
         assert_eq!(clock.read(begun + SECOND, Some(SECOND)), SECOND);
         // A busy machine is late, and that counts.
-        assert_eq!(clock.read(begun + 5 * SECOND / 2, Some(SECOND)), 5 * SECOND / 2);
+        assert_eq!(
+            clock.read(begun + 5 * SECOND / 2, Some(SECOND)),
+            5 * SECOND / 2
+        );
         // An hour of suspension counts as the wait, and the slack.
         let later = begun + 3600 * SECOND;
         assert_eq!(clock.read(later, Some(SECOND)), 9 * SECOND / 2);

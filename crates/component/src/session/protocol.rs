@@ -21,7 +21,7 @@ pub(crate) const TOKEN: usize = 32;
 pub(crate) const LONGEST_MESSAGE: usize = 8 << 20;
 
 /// Who says it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Side {
     /// Python says it.
     Driver,
@@ -37,7 +37,10 @@ pub(crate) struct Kind {
     /// Who says it.
     pub(crate) side: Side,
     /// What it says.
-    #[cfg_attr(not(test), expect(dead_code, reason = "for people, and docs/protocol.md"))]
+    #[cfg_attr(
+        not(test),
+        expect(dead_code, reason = "for people, and docs/protocol.md")
+    )]
     pub(crate) meaning: &'static str,
 }
 
@@ -59,20 +62,38 @@ const fn runner(letter: u8, meaning: &'static str) -> Kind {
 
 /// Every message, in the order of a run. No letter means two things.
 pub(crate) const TABLE: [Kind; 17] = [
-    driver(b'H', "hello: minor version, full version, sys.executable, each entry of sys.path"),
+    driver(
+        b'H',
+        "hello: minor version, full version, sys.executable, each entry of sys.path",
+    ),
     runner(b'P', "a part of the driver: its name, its source"),
-    runner(b'O', "options: component, scratch directory, cloudpickle sent along, whether to prefer it, whether to show the arguments"),
+    runner(
+        b'O',
+        "options: component, scratch directory, cloudpickle sent along, whether to prefer it, whether to show the arguments",
+    ),
     runner(b'B', "begin: all parts are there"),
     driver(b'S', "the stage that begins"),
     driver(b'K', "the cloudpickle that is used: version, file"),
     runner(b'C', "a chunk of an input's pickle"),
     runner(b'Z', "the end of an input"),
-    driver(b'L', "loaded, and waiting for the go: texts of function, args, kwargs"),
+    driver(
+        b'L',
+        "loaded, and waiting for the go: texts of function, args, kwargs",
+    ),
     runner(b'G', "go: call the function"),
-    driver(b'R', "the function returned: its pickle follows; said again, it starts anew"),
+    driver(
+        b'R',
+        "the function returned: its pickle follows; said again, it starts anew",
+    ),
     driver(b'D', "data of the result's pickle, of any length"),
-    driver(b'X', "an exception: stage, class, missing module; its description follows"),
-    driver(b'F', "the description, in JSON: message, traceback, frames, left_out"),
+    driver(
+        b'X',
+        "an exception: stage, class, missing module; its description follows",
+    ),
+    driver(
+        b'F',
+        "the description, in JSON: message, traceback, frames, left_out",
+    ),
     driver(b'V', "a local variable: index of the frame, name, text"),
     driver(b'N', "why the description is not complete"),
     driver(b'E', "the end of a result or of a description"),
@@ -372,14 +393,19 @@ mod tests {
         out
     }
 
-    /// The letters in a source, by the way they are written there: `b"X"`.
-    fn letters(source: &str) -> BTreeSet<u8> {
-        source
-            .split("b\"")
-            .skip(1)
-            .filter(|rest| rest.as_bytes().get(1) == Some(&b'"'))
-            .map(|rest| rest.as_bytes()[0])
-            .filter(u8::is_ascii_uppercase)
+    /// The letters in a source, `b"X"`, and whether they are heard (compared, looked up) or said.
+    fn letters(source: &str) -> BTreeSet<(u8, Side)> {
+        let parts: Vec<&str> = source.split("b\"").collect();
+        parts
+            .windows(2)
+            .filter_map(|pair| match pair[1].as_bytes() {
+                [letter @ b'A'..=b'Z', b'"', ..] => {
+                    let heard = ["== ", "!= ", "sources["];
+                    let heard = heard.iter().any(|before| pair[0].ends_with(before));
+                    Some((*letter, if heard { Side::Runner } else { Side::Driver }))
+                }
+                _ => None,
+            })
             .collect()
     }
 
@@ -389,10 +415,18 @@ mod tests {
         for (_, source) in driver::PARTS {
             used.extend(letters(source));
         }
-        let known: BTreeSet<u8> = TABLE.iter().map(|kind| kind.letter).collect();
-        let text = |letters: &BTreeSet<u8>| String::from_utf8(letters.iter().copied().collect());
-        assert_eq!(text(&used), text(&known));
-        assert_eq!(known.len(), TABLE.len(), "a letter means two things");
+        let text = |letters: BTreeSet<(u8, Side)>| {
+            let text = |side| {
+                let mine = letters.iter().filter(|(_, whose)| *whose == side);
+                mine.map(|(letter, _)| char::from(*letter)).collect()
+            };
+            let (driver, runner): (String, String) = (text(Side::Driver), text(Side::Runner));
+            format!("driver {driver}, runner {runner}")
+        };
+        let known = TABLE.iter().map(|kind| (kind.letter, kind.side)).collect();
+        assert_eq!(text(used), text(known));
+        let once: BTreeSet<u8> = TABLE.iter().map(|kind| kind.letter).collect();
+        assert_eq!(once.len(), TABLE.len(), "a letter means two things");
     }
 
     #[test]

@@ -318,7 +318,10 @@ impl Session {
 
     /// The function's work is done, and lost: Python may still exit in order.
     fn unwritten(&mut self, failure: Box<Failure>, now: Time) -> Vec<Action> {
-        if !matches!(self.phase, Phase::Returning | Phase::Settled(Outcome::Result)) {
+        if !matches!(
+            self.phase,
+            Phase::Returning | Phase::Settled(Outcome::Result)
+        ) {
             return Vec::new();
         }
         self.settle(match self.evicted {
@@ -483,7 +486,9 @@ impl Session {
         self.evicted = Some(signal);
         match self.phase {
             // There is nothing left to wait for but a tidy exit.
-            Phase::Settled(_) => self.deadlines.kill_by(now + self.limits.vacate.min(AFTER_TERM)),
+            Phase::Settled(_) => self
+                .deadlines
+                .kill_by(now + self.limits.vacate.min(AFTER_TERM)),
             _ => self.deadlines.kill_by(now + self.limits.vacate),
         }
         self.tick(now)
@@ -532,6 +537,8 @@ impl Session {
             self.settle(outcome);
             self.deadlines.ask = Some(now);
             self.deadlines.kill_by(now + AFTER_TERM);
+            // Nobody waits for it to go on.
+            self.stopped = None;
         }
         if self.paused() {
             return actions;
