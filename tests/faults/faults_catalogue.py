@@ -9,6 +9,7 @@ import faults_inputs
 import faults_left_behind
 import faults_locals
 import faults_results
+import faults_session
 import faults_stops
 import faults_surroundings
 import faults_versions
@@ -23,6 +24,7 @@ CATALOGUE: list[tuple[str, list[Case]]] = [
     ("versions", faults_versions.CASES),
     ("what the function does", faults_left_behind.CASES),
     ("surroundings", faults_surroundings.CASES),
+    ("the conversation", faults_session.CASES),
     ("disk", faults_disk.CASES),
     ("stopping", faults_stops.CASES),
 ]
