@@ -1,6 +1,7 @@
 //! The command line: clap's derive, where doc comments are the help.
 
 use std::ffi::OsString;
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -18,16 +19,10 @@ pub(crate) struct Cli {
     #[command(subcommand)]
     pub(crate) command: Command,
 
-    /// What to say on stderr about the runner's own doings
-    #[arg(
-        long,
-        global = true,
-        value_name = "LEVEL",
-        env = "HTMAP_EXEC_LOG",
-        default_value = "warn",
-        ignore_case = true
-    )]
-    pub(crate) log: Level,
+    /// What to say on stderr about the runner's own doings [default: HTMAP_EXEC_LOG, else warn]
+    // No variable is read by clap: what a node's environment holds must not hold a component.
+    #[arg(long, global = true, value_name = "LEVEL", ignore_case = true)]
+    pub(crate) log: Option<Level>,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -157,17 +152,40 @@ pub(crate) struct Run {
 }
 
 #[derive(Debug, Args)]
+#[command(
+    after_help = "Example: htmap-exec local --jobs 4 --input data.csv my-map\n\n\
+    What is finished stays: the same command again runs what is not. docs/local.md tells the rest."
+)]
 pub(crate) struct Local {
     /// The map directory, as HTMap or htmap_exec.write_map makes it
     #[arg(value_name = "MAP_DIR")]
     pub(crate) map: PathBuf,
 
     /// How many components run at once [default: one for each processor]
-    #[arg(long, short, value_name = "N")]
-    pub(crate) jobs: Option<std::num::NonZeroUsize>,
+    #[arg(long, short, value_name = "N", value_parser = jobs)]
+    pub(crate) jobs: Option<NonZeroUsize>,
+
+    /// What to run of a map that has run before
+    #[arg(long, value_enum, value_name = "WHICH", default_value = "failed")]
+    pub(crate) rerun: Rerun,
+
+    /// Copy this file or directory into each component's scratch directory; may be given several times
+    #[arg(long, value_name = "PATH")]
+    pub(crate) input: Vec<PathBuf>,
 
     #[command(flatten)]
     pub(crate) running: Running,
+}
+
+/// Which components `local` runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Rerun {
+    /// Only those without any output
+    Missing,
+    /// Those without a result: failed ones as well
+    Failed,
+    /// All of them: results are replaced
+    All,
 }
 
 #[derive(Debug, Subcommand)]
@@ -413,6 +431,11 @@ fn seconds(text: &str) -> Result<std::time::Duration, String> {
     std::time::Duration::try_from_secs_f64(seconds).map_err(|_| "not a time".to_owned())
 }
 
+fn jobs(text: &str) -> Result<NonZeroUsize, String> {
+    text.parse()
+        .map_err(|_| "it says how many components run at once: 1 or more".to_owned())
+}
+
 /// `htmap-exec N`, which HTMap's own submit descriptors come down to, becomes `htmap-exec run N`; and
 /// `htmap-exec htmap ...` becomes `htmap-exec htmap -- ...`, so that no option of HTMap's is taken for ours.
 pub(crate) fn normalize(arguments: impl Iterator<Item = OsString>) -> Vec<OsString> {
@@ -428,22 +451,35 @@ pub(crate) fn normalize(arguments: impl Iterator<Item = OsString>) -> Vec<OsStri
 }
 
 /// Our own diagnostics go to stderr: stdout is the component's.
-pub(crate) fn start_logging(level: Level) {
+pub(crate) fn start_logging(asked: Option<Level>) {
     use tracing_subscriber::filter::LevelFilter;
-    let level = match level {
-        Level::Off => LevelFilter::OFF,
-        Level::Error => LevelFilter::ERROR,
-        Level::Warn => LevelFilter::WARN,
-        Level::Info => LevelFilter::INFO,
-        Level::Debug => LevelFilter::DEBUG,
-        Level::Trace => LevelFilter::TRACE,
+    const VARIABLE: &str = "HTMAP_EXEC_LOG";
+    let said = std::env::var_os(VARIABLE).filter(|value| asked.is_none() && !value.is_empty());
+    let read = said
+        .as_ref()
+        .map(|value| Level::from_str(&value.to_string_lossy(), true));
+    let level = match asked.or(read.clone().and_then(Result::ok)) {
+        Some(Level::Off) => LevelFilter::OFF,
+        Some(Level::Error) => LevelFilter::ERROR,
+        Some(Level::Warn) | None => LevelFilter::WARN,
+        Some(Level::Info) => LevelFilter::INFO,
+        Some(Level::Debug) => LevelFilter::DEBUG,
+        Some(Level::Trace) => LevelFilter::TRACE,
     };
     tracing_subscriber::fmt()
         .with_max_level(level)
         .with_writer(std::io::stderr)
+        // It would say so on stderr, by a macro that panics when that fails as well.
+        .log_internal_errors(false)
         .with_ansi(false)
         .with_target(false)
         .init();
+    if let (Some(said), Some(Err(_))) = (said, read) {
+        tracing::warn!(
+            "{VARIABLE} is `{}`, which is none of off, error, warn, info, debug and trace: taking it for warn",
+            said.display()
+        );
+    }
 }
 
 #[cfg(test)]

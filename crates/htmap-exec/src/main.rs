@@ -34,8 +34,10 @@ fn main() -> ExitCode {
         }
     };
     cli::start_logging(cli.log);
+    let is_run = matches!(cli.command, cli::Command::Run(_));
     match commands::dispatch(cli.command) {
         Ok(code) => code,
+        Err(error) if !is_run && exit::nobody_reads(&error) => ExitCode::from(exit::SUCCESS),
         Err(error) => exit::report(&error),
     }
 }
