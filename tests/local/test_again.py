@@ -165,9 +165,7 @@ def test_output_files_that_cannot_come_back_cost_the_result_of_their_component_o
 
 
 def test_equal_failures_are_said_once(local: LocalMap) -> None:
-    local.write(
-        "def f(x):\n    if x != 3:\n        raise ValueError('bad' if x < 6 else 'worse')\n", list(range(8))
-    )
+    local.write("def f(x):\n    if x != 3:\n        raise ValueError('bad' if x < 6 else 'worse')\n", list(range(8)))
     done = local.run()
     assert done.returncode == 1
     assert "  components 0-2, 4, 5 failed: ValueError: bad\n" in done.stdout

@@ -68,3 +68,16 @@ pub(crate) fn report(error: &anyhow::Error) -> ExitCode {
         None => FAILURE,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn another_broken_pipe_is_an_error() {
+        let broken = anyhow::Error::from(io::Error::from(io::ErrorKind::BrokenPipe));
+        // Of a test somebody reads the stdout.
+        assert!(!nobody_reads(&broken));
+        assert!(!nobody_reads(&anyhow::anyhow!("something else")));
+    }
+}
