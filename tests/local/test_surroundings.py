@@ -49,11 +49,13 @@ def test_an_input_is_a_copy(local: LocalMap) -> None:
         (["func"], "has a name that HTMap needs"),
         (["a/x", "b/x"], "would arrive under one name"),
         (["fifo"], "is neither a file nor a directory"),
+        ([".machine.ad"], "has a name that HTMap needs"),
+        (["."], "holds the scratch directories"),
     ],
 )
 def test_inputs_that_cannot_be_brought(local: LocalMap, names: list[str], said: str) -> None:
     local.write(READ, ["x"])
-    for name in ("a/x", "b/x", "func"):
+    for name in ("a/x", "b/x", "func", ".machine.ad"):
         (local.base / name).parent.mkdir(exist_ok=True)
         (local.base / name).touch()
     os.mkfifo(local.base / "fifo")

@@ -80,7 +80,7 @@ fn list(directory: &Path, prefix: &str, left: &mut usize, text: &mut String) {
             list(&path, &deeper, left, text);
         } else if kind.as_ref().is_some_and(FileType::is_symlink) {
             let target = fs::read_link(&path).unwrap_or_default();
-            let target = on_one_line(target.as_os_str());
+            let target = on_one_line(target);
             text.push_str(&format!("{prefix}{branch} {name} -> {target}\n"));
         } else {
             text.push_str(&format!("{prefix}{branch} {name}\n"));
@@ -95,14 +95,14 @@ fn list(directory: &Path, prefix: &str, left: &mut usize, text: &mut String) {
 /// The absolute paths of the top level, sorted, for the error record.
 pub(crate) fn top_level(root: &Path) -> Vec<String> {
     const MOST: usize = 500;
-    let shown_root = on_one_line(root.as_os_str());
+    let shown_root = on_one_line(root);
     let Ok(First { entries, all }) = First::read(root, MOST) else {
         return vec![format!("{shown_root} (cannot be read)")];
     };
     let left_out = all - entries.len();
     let mut paths: Vec<String> = entries
         .iter()
-        .map(|entry| on_one_line(root.join(entry).as_os_str()))
+        .map(|entry| on_one_line(root.join(entry)))
         .collect();
     if left_out > 0 {
         paths.push(format!("... {left_out} more not shown"));
@@ -112,8 +112,8 @@ pub(crate) fn top_level(root: &Path) -> Vec<String> {
 
 /// A name as people can read it: control characters, line ends and marks that turn the direction
 /// of writing are escaped.
-fn on_one_line(name: &OsStr) -> String {
-    let name = name.to_string_lossy();
+pub(crate) fn on_one_line(name: impl AsRef<OsStr>) -> String {
+    let name = name.as_ref().to_string_lossy();
     let mut text = String::with_capacity(name.len());
     for character in name.chars() {
         let breaks = character.is_control()

@@ -26,6 +26,8 @@ pub(super) struct Inputs {
 impl Inputs {
     pub(super) fn of(map: &Map, named: &[PathBuf]) -> anyhow::Result<Self> {
         let mut fixed: Vec<(PathBuf, PathBuf)> = Vec::new();
+        let scratches = std::env::temp_dir();
+        let scratches = scratches.canonicalize().unwrap_or(scratches);
         for path in named {
             let absolute = std::path::absolute(path)?;
             let real = absolute
@@ -54,6 +56,13 @@ impl Inputs {
                 bail!(
                     "the input `{}` is neither a file nor a directory",
                     path.display()
+                );
+            }
+            if scratches.starts_with(&real) {
+                bail!(
+                    "the input `{}` holds the scratch directories, in `{}`\nhint: name what the function needs of it, or another TMPDIR",
+                    path.display(),
+                    scratches.display()
                 );
             }
             fixed.push((real, name));
@@ -127,7 +136,8 @@ fn is_ours(name: &Path) -> bool {
     let is_input = text
         .strip_suffix(".in")
         .is_some_and(|number| number.bytes().all(|byte| byte.is_ascii_digit()));
-    text == names::FUNC || is_input || text.starts_with("_htmap")
+    let is_ad = text == ".job.ad" || text == ".machine.ad";
+    text == names::FUNC || is_input || is_ad || text.starts_with("_htmap")
 }
 
 /// HTMap's submit description without what is HTMap's own: everything of the map's directory, and packed Pythons.

@@ -165,6 +165,17 @@ def test_names_in_the_scratch_directory_break_no_line(ready: Scratch) -> None:
     assert "link -> to\\rhere\n" in outcome.stdout
 
 
+def test_what_is_said_of_a_node_breaks_no_line(ready: Scratch) -> None:
+    metadata = ready.base / "evil-1.dist-info/METADATA"
+    metadata.parent.mkdir()
+    metadata.write_text("Name: ev\x1b[2Jil\nVersion: 1\n")
+    ready.env.update(PYTHONPATH=str(ready.base), USER="me\nPython executable is mine")
+    outcome = run_ours(ready)
+    assert (outcome.exit, outcome.value) == (0, 42), outcome.dump()
+    assert outcome.stdout.splitlines()[0].endswith(" as me\\nPython executable is mine")
+    assert "  ev\\u{1b}[2Jil==1\n" in outcome.stdout and "\x1b" not in outcome.stdout
+
+
 def test_a_scratch_directory_of_many_files(ready: Scratch) -> None:
     for number in range(50_000):
         (ready.dir / f"many{number:05}").touch()
