@@ -1,11 +1,18 @@
 //! The command line: clap's derive, where doc comments are the help.
 
+mod transplant;
+
 use std::ffi::OsString;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use htmap_exec_interpreter::PythonVersion;
+
+use crate::logging::Level;
+pub(crate) use transplant::{
+    TransplantBuild, TransplantCommand, TransplantFormat, TransplantPrune,
+};
 
 /// Runs HTMap components on HTCondor execute nodes.
 #[derive(Debug, Parser)]
@@ -23,16 +30,6 @@ pub(crate) struct Cli {
     // No variable is read by clap: what a node's environment holds must not hold a component.
     #[arg(long, global = true, value_name = "LEVEL", ignore_case = true)]
     pub(crate) log: Option<Level>,
-}
-
-#[derive(Debug, Clone, Copy, ValueEnum)]
-pub(crate) enum Level {
-    Off,
-    Error,
-    Warn,
-    Info,
-    Debug,
-    Trace,
 }
 
 #[derive(Debug, Subcommand)]
@@ -83,7 +80,8 @@ pub(crate) enum Command {
 /// What both `run` and `local` take.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct Running {
-    /// The interpreter to run with [default: VIRTUAL_ENV, CONDA_PREFIX, PATH, well-known places]
+    /// The interpreter to run with [default: VIRTUAL_ENV, CONDA_PREFIX, PATH, well-known places; `local` first looks
+    /// beside this program]
     #[arg(long, value_name = "PATH")]
     pub(crate) python: Option<PathBuf>,
 
@@ -189,152 +187,6 @@ pub(crate) enum Rerun {
 }
 
 #[derive(Debug, Subcommand)]
-pub(crate) enum TransplantCommand {
-    /// Pack a Python with everything that is installed in it
-    Build(TransplantBuild),
-    /// List the archives
-    List {
-        /// Where the archives are [default: transplants in HTMAP_DIR, else ~/.htmap/transplants]
-        #[arg(long, value_name = "DIR")]
-        dir: Option<PathBuf>,
-        /// Print JSON
-        #[arg(long)]
-        json: bool,
-    },
-    /// Say what an archive holds
-    Info {
-        /// A file, a digest, or the beginning of one
-        archive: PathBuf,
-        /// Where the archives are [default: transplants in HTMAP_DIR, else ~/.htmap/transplants]
-        #[arg(long, value_name = "DIR")]
-        dir: Option<PathBuf>,
-        /// Print JSON
-        #[arg(long)]
-        json: bool,
-    },
-    /// Read all of an archive, and say whether it is whole
-    Verify {
-        /// A file, a digest, or the beginning of one
-        archive: PathBuf,
-        /// Where the archives are [default: transplants in HTMAP_DIR, else ~/.htmap/transplants]
-        #[arg(long, value_name = "DIR")]
-        dir: Option<PathBuf>,
-        /// Print JSON
-        #[arg(long)]
-        json: bool,
-    },
-    /// Unpack an archive into a new directory
-    Unpack {
-        /// A file, a digest, or the beginning of one
-        archive: PathBuf,
-        /// The directory
-        target: PathBuf,
-        /// Where the archives are [default: transplants in HTMAP_DIR, else ~/.htmap/transplants]
-        #[arg(long, value_name = "DIR")]
-        dir: Option<PathBuf>,
-        /// Print JSON
-        #[arg(long)]
-        json: bool,
-    },
-    /// Say what differs between two archives: packages, then files
-    #[command(
-        after_help = "Example: htmap-exec transplant diff 3f1b 9c02\n\nThe status is 0, whether they differ or not."
-    )]
-    Diff {
-        /// A file, a digest, or the beginning of one
-        from: PathBuf,
-        /// The one to compare it with
-        to: PathBuf,
-        /// Where the archives are [default: transplants in HTMAP_DIR, else ~/.htmap/transplants]
-        #[arg(long, value_name = "DIR")]
-        dir: Option<PathBuf>,
-        /// Print JSON
-        #[arg(long)]
-        json: bool,
-    },
-    /// Remove what builds that were killed left behind, and old archives that no map needs
-    Prune(TransplantPrune),
-    /// Remove archives
-    Remove {
-        /// Files, digests, or the beginnings of them
-        #[arg(required = true)]
-        archives: Vec<PathBuf>,
-        /// Where the archives are [default: transplants in HTMAP_DIR, else ~/.htmap/transplants]
-        #[arg(long, value_name = "DIR")]
-        dir: Option<PathBuf>,
-        /// Print JSON
-        #[arg(long)]
-        json: bool,
-    },
-}
-
-#[derive(Debug, Args)]
-#[command(
-    after_help = "Example: htmap-exec transplant prune --keep 3 --older-than 30 --dry-run\n\n\
-    With neither --keep nor --older-than no archive goes; with both, those that both let go."
-)]
-pub(crate) struct TransplantPrune {
-    /// Remove archives, but for the newest N
-    #[arg(long, value_name = "N")]
-    pub(crate) keep: Option<usize>,
-
-    /// Remove archives that were built more days ago
-    #[arg(long, value_name = "DAYS")]
-    pub(crate) older_than: Option<u64>,
-
-    /// A directory of maps whose archives stay, besides the one of HTMAP_DIR and the one beside the archives
-    #[arg(long, value_name = "DIR")]
-    pub(crate) maps: Vec<PathBuf>,
-
-    /// Say what would be removed
-    #[arg(long)]
-    pub(crate) dry_run: bool,
-
-    /// Where the archives are [default: transplants in HTMAP_DIR, else ~/.htmap/transplants]
-    #[arg(long, value_name = "DIR")]
-    pub(crate) dir: Option<PathBuf>,
-
-    /// Print JSON
-    #[arg(long)]
-    pub(crate) json: bool,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct TransplantBuild {
-    /// The interpreter [default: the one that `htmap-exec python` picks]
-    #[arg(long, value_name = "PATH")]
-    pub(crate) python: Option<PathBuf>,
-
-    /// Where the archive goes [default: transplants in HTMAP_DIR, else ~/.htmap/transplants]
-    #[arg(long, value_name = "DIR")]
-    pub(crate) dir: Option<PathBuf>,
-
-    /// What to write: beside the tar.zst, which the other commands take, one for other tools
-    #[arg(long, value_enum, default_value = "tar.zst")]
-    pub(crate) format: TransplantFormat,
-
-    /// Take a file or directory along: modules into site-packages, or to PLACE in the environment
-    #[arg(long, value_name = "PATH[=PLACE]")]
-    pub(crate) include: Vec<OsString>,
-
-    /// How hard to compress: 1 is fastest, 19 smallest
-    #[arg(long, value_name = "N", default_value = "3", value_parser = clap::value_parser!(i32).range(1..=19))]
-    pub(crate) level: i32,
-
-    /// Leave out what matches, by its path below the environment
-    #[arg(long, value_name = "GLOB")]
-    pub(crate) exclude: Vec<String>,
-
-    /// Do not start the packed Python to see whether it is the same in another place
-    #[arg(long)]
-    pub(crate) no_check: bool,
-
-    /// Print JSON
-    #[arg(long)]
-    pub(crate) json: bool,
-}
-
-#[derive(Debug, Subcommand)]
 pub(crate) enum ImageCommand {
     /// Write a recipe for an image that has what a Python here has
     Recipe(ImageRecipe),
@@ -342,15 +194,6 @@ pub(crate) enum ImageCommand {
     Build(ImageBuild),
     /// Start an image as HTCondor would, and say whether a map will run in it
     Check(ImageCheck),
-}
-
-#[derive(Debug, Clone, Copy, ValueEnum)]
-pub(crate) enum TransplantFormat {
-    #[value(name = "tar.zst")]
-    TarZst,
-    #[value(name = "tar.gz")]
-    TarGz,
-    Zip,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -448,38 +291,6 @@ pub(crate) fn normalize(arguments: impl Iterator<Item = OsString>) -> Vec<OsStri
         arguments.insert(2, "--".into());
     }
     arguments
-}
-
-/// Our own diagnostics go to stderr: stdout is the component's.
-pub(crate) fn start_logging(asked: Option<Level>) {
-    use tracing_subscriber::filter::LevelFilter;
-    const VARIABLE: &str = "HTMAP_EXEC_LOG";
-    let said = std::env::var_os(VARIABLE).filter(|value| asked.is_none() && !value.is_empty());
-    let read = said
-        .as_ref()
-        .map(|value| Level::from_str(&value.to_string_lossy(), true));
-    let level = match asked.or(read.clone().and_then(Result::ok)) {
-        Some(Level::Off) => LevelFilter::OFF,
-        Some(Level::Error) => LevelFilter::ERROR,
-        Some(Level::Warn) | None => LevelFilter::WARN,
-        Some(Level::Info) => LevelFilter::INFO,
-        Some(Level::Debug) => LevelFilter::DEBUG,
-        Some(Level::Trace) => LevelFilter::TRACE,
-    };
-    tracing_subscriber::fmt()
-        .with_max_level(level)
-        .with_writer(std::io::stderr)
-        // It would say so on stderr, by a macro that panics when that fails as well.
-        .log_internal_errors(false)
-        .with_ansi(false)
-        .with_target(false)
-        .init();
-    if let (Some(said), Some(Err(_))) = (said, read) {
-        tracing::warn!(
-            "{VARIABLE} is `{}`, which is none of off, error, warn, info, debug and trace: taking it for warn",
-            said.display()
-        );
-    }
 }
 
 #[cfg(test)]

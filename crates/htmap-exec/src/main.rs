@@ -4,6 +4,7 @@ mod cli;
 mod commands;
 mod contained;
 mod exit;
+mod logging;
 mod transplanted;
 
 use std::process::ExitCode;
@@ -33,7 +34,7 @@ fn main() -> ExitCode {
             });
         }
     };
-    cli::start_logging(cli.log);
+    logging::start(cli.log);
     let is_run = matches!(cli.command, cli::Command::Run(_));
     match commands::dispatch(cli.command) {
         Ok(code) => code,
