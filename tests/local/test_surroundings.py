@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import subprocess
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -181,3 +182,38 @@ def test_it_works_within_a_job(local: LocalMap) -> None:
     done = local.run()
     assert done.returncode == 0, done.stdout + done.stderr
     assert local.record(0)["attempt"] is None and local.record(0)["job"] is None
+
+
+def test_results_cross_file_systems(local: LocalMap) -> None:
+    shared_memory = Path("/dev/shm")
+    if not shared_memory.is_dir() or shared_memory.stat().st_dev == local.base.stat().st_dev:
+        pytest.skip("there is no other file system to use")
+    local.write(
+        """
+        import os
+        def f(x):
+            import htmap
+            os.makedirs("kept/deep")
+            for name in ("kept/a.txt", "kept/a.part", "kept/deep/b"):
+                with open(name, "w") as file:
+                    file.write(name)
+            os.symlink("a.txt", "kept/link")
+            os.mkfifo("kept/fifo")
+            os.chmod("kept/deep", 0o500)
+            htmap.transfer_output_files("kept")
+            return x
+        """,
+        [5],
+    )
+    with tempfile.TemporaryDirectory(dir=shared_memory) as elsewhere:
+        local.env["TMPDIR"] = elsewhere
+        for _ in range(2):
+            done = local.run("--rerun", "all")
+            assert done.returncode == 0, done.stdout + done.stderr
+            assert local.value(0) == 5
+            kept = local.directory / "output_files/0/kept"
+            assert sorted(path.name for path in kept.iterdir()) == ["a.part", "a.txt", "deep", "link"]
+            assert [(kept / name).read_text() for name in ("a.part", "link")] == ["kept/a.part", "kept/a.txt"]
+            for place in ("outputs", "records", "output_files"):
+                assert len(list((local.directory / place).iterdir())) == 1
+            assert list(Path(elsewhere).iterdir()) == []
