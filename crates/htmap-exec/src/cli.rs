@@ -1,10 +1,18 @@
 //! The command line: clap's derive, where doc comments are the help.
 
+mod transplant;
+
 use std::ffi::OsString;
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use htmap_exec_interpreter::PythonVersion;
+
+use crate::logging::Level;
+pub(crate) use transplant::{
+    TransplantBuild, TransplantCommand, TransplantFormat, TransplantPrune,
+};
 
 /// Runs HTMap components on HTCondor execute nodes.
 #[derive(Debug, Parser)]
@@ -18,26 +26,10 @@ pub(crate) struct Cli {
     #[command(subcommand)]
     pub(crate) command: Command,
 
-    /// What to say on stderr about the runner's own doings
-    #[arg(
-        long,
-        global = true,
-        value_name = "LEVEL",
-        env = "HTMAP_EXEC_LOG",
-        default_value = "warn",
-        ignore_case = true
-    )]
-    pub(crate) log: Level,
-}
-
-#[derive(Debug, Clone, Copy, ValueEnum)]
-pub(crate) enum Level {
-    Off,
-    Error,
-    Warn,
-    Info,
-    Debug,
-    Trace,
+    /// What to say on stderr about the runner's own doings [default: HTMAP_EXEC_LOG, else warn]
+    // No variable is read by clap: what a node's environment holds must not hold a component.
+    #[arg(long, global = true, value_name = "LEVEL", ignore_case = true)]
+    pub(crate) log: Option<Level>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -88,7 +80,8 @@ pub(crate) enum Command {
 /// What both `run` and `local` take.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct Running {
-    /// The interpreter to run with [default: VIRTUAL_ENV, CONDA_PREFIX, PATH, well-known places]
+    /// The interpreter to run with [default: VIRTUAL_ENV, CONDA_PREFIX, PATH, well-known places; `local` first looks
+    /// beside this program]
     #[arg(long, value_name = "PATH")]
     pub(crate) python: Option<PathBuf>,
 
@@ -157,163 +150,40 @@ pub(crate) struct Run {
 }
 
 #[derive(Debug, Args)]
+#[command(
+    after_help = "Example: htmap-exec local --jobs 4 --input data.csv my-map\n\n\
+    What is finished stays: the same command again runs what is not. docs/local.md tells the rest."
+)]
 pub(crate) struct Local {
     /// The map directory, as HTMap or htmap_exec.write_map makes it
     #[arg(value_name = "MAP_DIR")]
     pub(crate) map: PathBuf,
 
     /// How many components run at once [default: one for each processor]
-    #[arg(long, short, value_name = "N")]
-    pub(crate) jobs: Option<std::num::NonZeroUsize>,
+    #[arg(long, short, value_name = "N", value_parser = jobs)]
+    pub(crate) jobs: Option<NonZeroUsize>,
+
+    /// What to run of a map that has run before
+    #[arg(long, value_enum, value_name = "WHICH", default_value = "failed")]
+    pub(crate) rerun: Rerun,
+
+    /// Copy this file or directory into each component's scratch directory; may be given several times
+    #[arg(long, value_name = "PATH")]
+    pub(crate) input: Vec<PathBuf>,
 
     #[command(flatten)]
     pub(crate) running: Running,
 }
 
-#[derive(Debug, Subcommand)]
-pub(crate) enum TransplantCommand {
-    /// Pack a Python with everything that is installed in it
-    Build(TransplantBuild),
-    /// List the archives
-    List {
-        /// Where the archives are [default: transplants in HTMAP_DIR, else ~/.htmap/transplants]
-        #[arg(long, value_name = "DIR")]
-        dir: Option<PathBuf>,
-        /// Print JSON
-        #[arg(long)]
-        json: bool,
-    },
-    /// Say what an archive holds
-    Info {
-        /// A file, a digest, or the beginning of one
-        archive: PathBuf,
-        /// Where the archives are [default: transplants in HTMAP_DIR, else ~/.htmap/transplants]
-        #[arg(long, value_name = "DIR")]
-        dir: Option<PathBuf>,
-        /// Print JSON
-        #[arg(long)]
-        json: bool,
-    },
-    /// Read all of an archive, and say whether it is whole
-    Verify {
-        /// A file, a digest, or the beginning of one
-        archive: PathBuf,
-        /// Where the archives are [default: transplants in HTMAP_DIR, else ~/.htmap/transplants]
-        #[arg(long, value_name = "DIR")]
-        dir: Option<PathBuf>,
-        /// Print JSON
-        #[arg(long)]
-        json: bool,
-    },
-    /// Unpack an archive into a new directory
-    Unpack {
-        /// A file, a digest, or the beginning of one
-        archive: PathBuf,
-        /// The directory
-        target: PathBuf,
-        /// Where the archives are [default: transplants in HTMAP_DIR, else ~/.htmap/transplants]
-        #[arg(long, value_name = "DIR")]
-        dir: Option<PathBuf>,
-        /// Print JSON
-        #[arg(long)]
-        json: bool,
-    },
-    /// Say what differs between two archives: packages, then files
-    #[command(
-        after_help = "Example: htmap-exec transplant diff 3f1b 9c02\n\nThe status is 0, whether they differ or not."
-    )]
-    Diff {
-        /// A file, a digest, or the beginning of one
-        from: PathBuf,
-        /// The one to compare it with
-        to: PathBuf,
-        /// Where the archives are [default: transplants in HTMAP_DIR, else ~/.htmap/transplants]
-        #[arg(long, value_name = "DIR")]
-        dir: Option<PathBuf>,
-        /// Print JSON
-        #[arg(long)]
-        json: bool,
-    },
-    /// Remove what builds that were killed left behind, and old archives that no map needs
-    Prune(TransplantPrune),
-    /// Remove archives
-    Remove {
-        /// Files, digests, or the beginnings of them
-        #[arg(required = true)]
-        archives: Vec<PathBuf>,
-        /// Where the archives are [default: transplants in HTMAP_DIR, else ~/.htmap/transplants]
-        #[arg(long, value_name = "DIR")]
-        dir: Option<PathBuf>,
-        /// Print JSON
-        #[arg(long)]
-        json: bool,
-    },
-}
-
-#[derive(Debug, Args)]
-#[command(
-    after_help = "Example: htmap-exec transplant prune --keep 3 --older-than 30 --dry-run\n\n\
-    With neither --keep nor --older-than no archive goes; with both, those that both let go."
-)]
-pub(crate) struct TransplantPrune {
-    /// Remove archives, but for the newest N
-    #[arg(long, value_name = "N")]
-    pub(crate) keep: Option<usize>,
-
-    /// Remove archives that were built more days ago
-    #[arg(long, value_name = "DAYS")]
-    pub(crate) older_than: Option<u64>,
-
-    /// A directory of maps whose archives stay, besides the one of HTMAP_DIR and the one beside the archives
-    #[arg(long, value_name = "DIR")]
-    pub(crate) maps: Vec<PathBuf>,
-
-    /// Say what would be removed
-    #[arg(long)]
-    pub(crate) dry_run: bool,
-
-    /// Where the archives are [default: transplants in HTMAP_DIR, else ~/.htmap/transplants]
-    #[arg(long, value_name = "DIR")]
-    pub(crate) dir: Option<PathBuf>,
-
-    /// Print JSON
-    #[arg(long)]
-    pub(crate) json: bool,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct TransplantBuild {
-    /// The interpreter [default: the one that `htmap-exec python` picks]
-    #[arg(long, value_name = "PATH")]
-    pub(crate) python: Option<PathBuf>,
-
-    /// Where the archive goes [default: transplants in HTMAP_DIR, else ~/.htmap/transplants]
-    #[arg(long, value_name = "DIR")]
-    pub(crate) dir: Option<PathBuf>,
-
-    /// What to write: beside the tar.zst, which the other commands take, one for other tools
-    #[arg(long, value_enum, default_value = "tar.zst")]
-    pub(crate) format: TransplantFormat,
-
-    /// Take a file or directory along: modules into site-packages, or to PLACE in the environment
-    #[arg(long, value_name = "PATH[=PLACE]")]
-    pub(crate) include: Vec<OsString>,
-
-    /// How hard to compress: 1 is fastest, 19 smallest
-    #[arg(long, value_name = "N", default_value = "3", value_parser = clap::value_parser!(i32).range(1..=19))]
-    pub(crate) level: i32,
-
-    /// Leave out what matches, by its path below the environment
-    #[arg(long, value_name = "GLOB")]
-    pub(crate) exclude: Vec<String>,
-
-    /// Do not start the packed Python to see whether it is the same in another place
-    #[arg(long)]
-    pub(crate) no_check: bool,
-
-    /// Print JSON
-    #[arg(long)]
-    pub(crate) json: bool,
+/// Which components `local` runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Rerun {
+    /// Only those without any output
+    Missing,
+    /// Those without a result: failed ones as well
+    Failed,
+    /// All of them: results are replaced
+    All,
 }
 
 #[derive(Debug, Subcommand)]
@@ -324,15 +194,6 @@ pub(crate) enum ImageCommand {
     Build(ImageBuild),
     /// Start an image as HTCondor would, and say whether a map will run in it
     Check(ImageCheck),
-}
-
-#[derive(Debug, Clone, Copy, ValueEnum)]
-pub(crate) enum TransplantFormat {
-    #[value(name = "tar.zst")]
-    TarZst,
-    #[value(name = "tar.gz")]
-    TarGz,
-    Zip,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -413,6 +274,11 @@ fn seconds(text: &str) -> Result<std::time::Duration, String> {
     std::time::Duration::try_from_secs_f64(seconds).map_err(|_| "not a time".to_owned())
 }
 
+fn jobs(text: &str) -> Result<NonZeroUsize, String> {
+    text.parse()
+        .map_err(|_| "it says how many components run at once: 1 or more".to_owned())
+}
+
 /// `htmap-exec N`, which HTMap's own submit descriptors come down to, becomes `htmap-exec run N`; and
 /// `htmap-exec htmap ...` becomes `htmap-exec htmap -- ...`, so that no option of HTMap's is taken for ours.
 pub(crate) fn normalize(arguments: impl Iterator<Item = OsString>) -> Vec<OsString> {
@@ -425,25 +291,6 @@ pub(crate) fn normalize(arguments: impl Iterator<Item = OsString>) -> Vec<OsStri
         arguments.insert(2, "--".into());
     }
     arguments
-}
-
-/// Our own diagnostics go to stderr: stdout is the component's.
-pub(crate) fn start_logging(level: Level) {
-    use tracing_subscriber::filter::LevelFilter;
-    let level = match level {
-        Level::Off => LevelFilter::OFF,
-        Level::Error => LevelFilter::ERROR,
-        Level::Warn => LevelFilter::WARN,
-        Level::Info => LevelFilter::INFO,
-        Level::Debug => LevelFilter::DEBUG,
-        Level::Trace => LevelFilter::TRACE,
-    };
-    tracing_subscriber::fmt()
-        .with_max_level(level)
-        .with_writer(std::io::stderr)
-        .with_ansi(false)
-        .with_target(false)
-        .init();
 }
 
 #[cfg(test)]

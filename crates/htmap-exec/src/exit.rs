@@ -3,9 +3,11 @@
 //! Above 128 Docker's and Apptainer's statuses mean signals. docs/exit-codes.md lists them for users.
 
 use std::io::{self, Write as _};
+use std::os::fd::AsFd as _;
 use std::process::ExitCode;
 
 use htmap_exec_component::Error;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 /// A result or an error record stands.
 pub(crate) const SUCCESS: u8 = 0;
@@ -19,19 +21,36 @@ pub(crate) const INTERNAL: u8 = 70;
 pub(crate) const SYSTEM: u8 = 71;
 /// No output could be written (`EX_IOERR`).
 pub(crate) const OUTPUT: u8 = 74;
-/// Evicted before there was an output. HTCondor does not look at it.
+/// Ended by a signal before there was an output, or before all of `local`'s components were done. HTCondor does not
+/// look at it.
 pub(crate) const EVICTED: u8 = 79;
+
+/// Whether it is only that the reader of our stdout has gone, such as `head`: nothing to say, as in ripgrep.
+///
+/// Not for `run`, whose success is an output.
+pub(crate) fn nobody_reads(error: &anyhow::Error) -> bool {
+    let broken = error.chain().any(|cause| {
+        let io = cause.downcast_ref::<io::Error>().map(io::Error::kind);
+        // serde_json has its own around it, without naming it as the cause.
+        let json = cause
+            .downcast_ref::<serde_json::Error>()
+            .and_then(serde_json::Error::io_error_kind);
+        io.or(json) == Some(io::ErrorKind::BrokenPipe)
+    });
+    broken && is_broken(&io::stdout())
+}
+
+/// Another pipe may have broken, to a program that a command has started.
+fn is_broken(stdout: &io::Stdout) -> bool {
+    let mut polled = [PollFd::new(stdout.as_fd(), PollFlags::empty())];
+    poll(&mut polled, PollTimeout::ZERO).is_ok()
+        && polled[0]
+            .revents()
+            .is_some_and(|events| events.intersects(PollFlags::POLLERR | PollFlags::POLLHUP))
+}
 
 /// Says what went wrong, once, and chooses the status.
 pub(crate) fn report(error: &anyhow::Error) -> ExitCode {
-    let broken_pipe = error.chain().any(|cause| {
-        cause
-            .downcast_ref::<io::Error>()
-            .is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
-    });
-    if broken_pipe {
-        return ExitCode::from(SUCCESS);
-    }
     let mut text = format!("htmap-exec: error: {error:#}");
     let component = error.downcast_ref::<Error>();
     // One line in all for the runner: it may be all that HTCondor's hold reason shows.
@@ -48,4 +67,17 @@ pub(crate) fn report(error: &anyhow::Error) -> ExitCode {
         Some(_) => SYSTEM,
         None => FAILURE,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn another_broken_pipe_is_an_error() {
+        let broken = anyhow::Error::from(io::Error::from(io::ErrorKind::BrokenPipe));
+        // Of a test somebody reads the stdout.
+        assert!(!nobody_reads(&broken));
+        assert!(!nobody_reads(&anyhow::anyhow!("something else")));
+    }
 }

@@ -4,6 +4,7 @@ mod cli;
 mod commands;
 mod contained;
 mod exit;
+mod logging;
 mod transplanted;
 
 use std::process::ExitCode;
@@ -38,9 +39,11 @@ fn main() -> ExitCode {
             });
         }
     };
-    cli::start_logging(cli.log);
+    logging::start(cli.log);
+    let is_run = matches!(cli.command, cli::Command::Run(_));
     match commands::dispatch(cli.command) {
         Ok(code) => code,
+        Err(error) if !is_run && exit::nobody_reads(&error) => ExitCode::from(exit::SUCCESS),
         Err(error) => exit::report(&error),
     }
 }

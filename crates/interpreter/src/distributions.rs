@@ -6,6 +6,7 @@
 
 mod direct_url;
 mod metadata;
+mod zipped;
 
 use std::collections::{HashMap, HashSet};
 use std::fs;

@@ -4,6 +4,7 @@
 
 mod distributions;
 mod probe;
+mod regular;
 mod search;
 mod version;
 

@@ -11,6 +11,19 @@ try:
 except ImportError:
     extension_suffixes = list
 
+
+def encode(text):
+    # What os.fspath takes, before Python 3.6 only text and bytes; anything else is nothing.
+    try:
+        if isinstance(text, bytes):
+            return text
+        if hasattr(os, "fsencode"):
+            return os.fsencode(text)
+        return text.encode(sys.getfilesystemencoding() or "utf-8")
+    except Exception:
+        return b""
+
+
 implementation = getattr(sys, "implementation", None)
 name = implementation.name if implementation else "cpython"
 fields = [
@@ -23,8 +36,10 @@ fields = [
     getattr(sys, "base_prefix", sys.prefix),
     (extension_suffixes() + [""])[0],
 ]
-fields.extend(entry for entry in sys.path if isinstance(entry, str))
-encode = getattr(os, "fsencode", lambda text: text)
-out = getattr(sys.stdout, "buffer", sys.stdout)
-out.write(b"".join(encode(field) + b"\0" for field in fields))
-out.flush()
+entries = [encode(entry) for entry in sys.path]
+fields = [encode(field) for field in fields]
+fields.extend(entry for entry in entries if entry and b"\0" not in entry)
+answer = b"".join(field + b"\0" for field in fields)
+# Not through sys.stdout: a site may have put anything in its place.
+while answer:
+    answer = answer[os.write(1, answer) :]

@@ -8,11 +8,14 @@ pub(crate) mod memory;
 pub(crate) mod usage;
 
 use std::fmt;
+use std::io::{BufRead as _, BufReader, Read as _};
 use std::net::IpAddr;
+use std::path::Path;
 
 use jiff::civil::DateTime;
 
 use crate::node::classad::ClassAd;
+use crate::regular;
 
 /// The first line of every component's stdout, and `node_info` of the error record.
 #[derive(Debug, Clone)]
@@ -128,12 +131,23 @@ fn user() -> String {
 /// The account's name, if the node's own list of accounts has one. No name service is asked.
 pub(crate) fn account() -> Option<String> {
     let uid = nix::unistd::geteuid().to_string();
-    let passwd = std::fs::read("/etc/passwd").ok()?;
-    String::from_utf8_lossy(&passwd).lines().find_map(|line| {
-        let mut fields = line.split(':');
-        let name = fields.next()?;
-        (fields.nth(1)? == uid).then(|| name.to_owned())
-    })
+    name_in(Path::new("/etc/passwd"), &uid)
+}
+
+/// An image may hold anything there.
+fn name_in(passwd: &Path, uid: &str) -> Option<String> {
+    const LARGEST: u64 = 16 << 20;
+    const LONGEST_NAME: usize = 256;
+    let file = regular::open_linked(passwd).ok()?.take(LARGEST);
+    BufReader::new(file)
+        .split(b'\n')
+        .map_while(Result::ok)
+        .find_map(|line| {
+            let mut fields = line.split(|&byte| byte == b':');
+            let name = fields.next().filter(|name| !name.is_empty())?;
+            let found = fields.nth(1)? == uid.as_bytes() && name.len() <= LONGEST_NAME;
+            found.then(|| String::from_utf8_lossy(name).into_owned())
+        })
 }
 
 #[cfg(test)]
@@ -147,5 +161,20 @@ mod tests {
         assert_eq!(sinful_address("<[::1]:9618>").as_deref(), Some("::1"));
         assert_eq!(sinful_address("garbage"), None);
         assert_eq!(sinful_address("<host.name:1>"), None);
+    }
+
+    #[test]
+    fn looks_up_users_in_whatever_is_there() {
+        let directory = tempfile::tempdir().unwrap();
+        let at = |name: &str| directory.path().join(name);
+        let text = b"root:x:0:0::/:\nhalf:x\n\xff:x:7:7::/:\n:x:8:8::/:\nlast:x:9:9";
+        std::fs::write(at("passwd"), text).unwrap();
+        let name = |uid: &str| name_in(&at("passwd"), uid);
+        assert_eq!(name("0").as_deref(), Some("root"));
+        assert_eq!(name("7").as_deref(), Some("\u{fffd}"));
+        assert_eq!((name("8"), name("1")), (None, None));
+        assert_eq!(name("9").as_deref(), Some("last"));
+        nix::unistd::mkfifo(&at("fifo"), nix::sys::stat::Mode::S_IRWXU).unwrap();
+        assert_eq!(name_in(&at("fifo"), "0"), None);
     }
 }

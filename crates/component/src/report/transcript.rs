@@ -7,6 +7,7 @@ use std::io::{self, Write as _};
 use crate::failure::{Failure, PythonFacts};
 use crate::names;
 use crate::node::{self, NodeFacts};
+use crate::scratch::listing::on_one_line;
 use crate::session::protocol::Loaded;
 
 fn say(text: &str) {
@@ -18,7 +19,8 @@ fn say(text: &str) {
 
 /// First of all.
 pub(crate) fn landed(node: &NodeFacts) {
-    say(&format!("{node}\n\n"));
+    // Its user may be called anything: the variable USER says.
+    say(&format!("{}\n\n", on_one_line(node.to_string())));
 }
 
 /// The scratch directory and the Python, before the run.
@@ -30,12 +32,13 @@ pub(crate) fn surroundings(tree: &str, python: Option<&PythonFacts>) {
             version,
             packages,
         }) => {
-            text.push_str(&format!(
-                "Python executable is {executable} (version {version})\n"
-            ));
+            text.push_str(&on_one_line(format!(
+                "Python executable is {executable} (version {version})"
+            )));
+            text.push('\n');
             text.push_str("with installed packages\n");
             for line in packages {
-                text.push_str(&format!("  {line}\n"));
+                text.push_str(&format!("  {}\n", on_one_line(line)));
             }
         }
         None => text.push_str("Python executable information not available\n"),

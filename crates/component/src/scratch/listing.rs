@@ -1,9 +1,13 @@
 //! The scratch directory as a tree of text, for people.
 //!
 //! Never follows a symbolic link, and stops after a number of lines: 50,000 files cost the reader
-//! a line that says so.
+//! a line that says so, and the runner no memory. A name may hold anything but `/` and NUL; what
+//! would break a line, or the order in which it is read, is escaped.
 
-use std::fs;
+use std::collections::BinaryHeap;
+use std::ffi::{OsStr, OsString};
+use std::fs::{self, FileType};
+use std::io;
 use std::path::Path;
 
 use crate::names;
@@ -19,44 +23,65 @@ pub(crate) fn tree(root: &Path) -> String {
     text
 }
 
+/// The first entries of a directory by name, and how many there are in all.
+struct First {
+    entries: Vec<OsString>,
+    all: usize,
+}
+
+impl First {
+    fn read(directory: &Path, most: usize) -> io::Result<Self> {
+        let mut heap = BinaryHeap::with_capacity(most + 1);
+        let mut all = 0;
+        for entry in fs::read_dir(directory)?.filter_map(Result::ok) {
+            all += 1;
+            heap.push(entry.file_name());
+            if heap.len() > most {
+                heap.pop();
+            }
+        }
+        Ok(Self {
+            entries: heap.into_sorted_vec(),
+            all,
+        })
+    }
+}
+
 fn list(directory: &Path, prefix: &str, left: &mut usize, text: &mut String) {
-    let mut entries: Vec<fs::DirEntry> = match fs::read_dir(directory) {
-        Ok(entries) => entries.filter_map(Result::ok).collect(),
+    let budget = LINES_A_DIRECTORY.min(*left);
+    let First { entries, all } = match First::read(directory, budget) {
+        Ok(first) => first,
         Err(error) => {
             text.push_str(&format!("{prefix}\\- (cannot be read: {})\n", error.kind()));
             return;
         }
     };
-    entries.sort_by_key(fs::DirEntry::file_name);
-    let budget = LINES_A_DIRECTORY.min(*left);
     // One left out would cost the same line as showing it.
-    let shown = if entries.len() > budget {
+    let shown = if all > budget {
         budget.saturating_sub(1)
     } else {
-        entries.len()
+        all
     };
-    let left_out = entries.len() - shown;
+    let left_out = all - shown;
     *left -= shown.min(*left);
     for (index, entry) in entries.iter().take(shown).enumerate() {
-        let last = index + 1 == entries.len();
+        let last = index + 1 == all;
         let branch = if last { "\\-" } else { "|-" };
-        let name = entry.file_name();
-        let name = name.display();
-        let kind = entry.file_type().ok();
-        if kind.is_some_and(|kind| kind.is_dir()) {
+        let name = on_one_line(entry);
+        let path = directory.join(entry);
+        let kind = path.symlink_metadata().ok().map(|found| found.file_type());
+        if kind.as_ref().is_some_and(FileType::is_dir) {
             text.push_str(&format!("{prefix}{branch} * {name}\n"));
             // Thousands of files that nobody put there.
-            if prefix.is_empty() && entry.file_name() == names::TRANSPLANT_DIR {
+            if prefix.is_empty() && entry == names::TRANSPLANT_DIR {
                 continue;
             }
             let deeper = format!("{prefix}{}", if last { "   " } else { "|  " });
-            list(&entry.path(), &deeper, left, text);
-        } else if kind.is_some_and(|kind| kind.is_symlink()) {
-            let target = fs::read_link(entry.path()).unwrap_or_default();
-            text.push_str(&format!(
-                "{prefix}{branch} {name} -> {}\n",
-                target.display()
-            ));
+            list(&path, &deeper, left, text);
+        } else if kind.as_ref().is_some_and(FileType::is_symlink) {
+            let target = fs::read_link(&path).unwrap_or_default();
+            let target = on_one_line(target);
+            text.push_str(&format!("{prefix}{branch} {name} -> {target}\n"));
         } else {
             text.push_str(&format!("{prefix}{branch} {name}\n"));
         }
@@ -70,20 +95,36 @@ fn list(directory: &Path, prefix: &str, left: &mut usize, text: &mut String) {
 /// The absolute paths of the top level, sorted, for the error record.
 pub(crate) fn top_level(root: &Path) -> Vec<String> {
     const MOST: usize = 500;
-    let Ok(entries) = fs::read_dir(root) else {
-        return vec![format!("{} (cannot be read)", root.display())];
+    let shown_root = on_one_line(root);
+    let Ok(First { entries, all }) = First::read(root, MOST) else {
+        return vec![format!("{shown_root} (cannot be read)")];
     };
+    let left_out = all - entries.len();
     let mut paths: Vec<String> = entries
-        .filter_map(Result::ok)
-        .map(|entry| entry.path().display().to_string())
+        .iter()
+        .map(|entry| on_one_line(root.join(entry)))
         .collect();
-    paths.sort();
-    let left_out = paths.len().saturating_sub(MOST);
-    paths.truncate(MOST);
     if left_out > 0 {
         paths.push(format!("... {left_out} more not shown"));
     }
     paths
+}
+
+/// A name as people can read it: control characters, line ends and marks that turn the direction
+/// of writing are escaped.
+pub(crate) fn on_one_line(name: impl AsRef<OsStr>) -> String {
+    let name = name.as_ref().to_string_lossy();
+    let mut text = String::with_capacity(name.len());
+    for character in name.chars() {
+        let breaks = character.is_control()
+            || matches!(character, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+        if breaks {
+            text.extend(character.escape_default());
+        } else {
+            text.push(character);
+        }
+    }
+    text
 }
 
 #[cfg(test)]
@@ -115,5 +156,30 @@ mod tests {
         let text = tree(scratch.path());
         assert_eq!(text.lines().count(), LINES_A_DIRECTORY);
         assert!(text.ends_with("\\- ... 4901 more not shown\n"), "{text}");
+    }
+
+    #[test]
+    fn no_name_breaks_a_line() {
+        let scratch = tempfile::tempdir().unwrap();
+        let root = scratch.path();
+        fs::write(root.join("a\nb\x1b[2J"), "").unwrap();
+        symlink("to\rhere", root.join("link")).unwrap();
+        fs::write(root.join("\u{202e}txt.exe"), "").unwrap();
+        assert_eq!(
+            tree(root),
+            "|- a\\nb\\u{1b}[2J\n|- link -> to\\rhere\n\\- \\u{202e}txt.exe\n"
+        );
+        assert!(top_level(root)[0].ends_with("/a\\nb\\u{1b}[2J"));
+    }
+
+    #[test]
+    fn the_top_level_has_a_bound() {
+        let scratch = tempfile::tempdir().unwrap();
+        for number in 0..600 {
+            fs::write(scratch.path().join(format!("{number:05}")), "").unwrap();
+        }
+        let paths = top_level(scratch.path());
+        assert!(paths[0].ends_with("/00000"), "{paths:?}");
+        assert_eq!(paths[500], "... 100 more not shown");
     }
 }

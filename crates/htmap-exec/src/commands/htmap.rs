@@ -72,21 +72,23 @@ fn find() -> anyhow::Result<PathBuf> {
 /// Where the binary was called, and where it is: a virtual environment may hold a link to it, and `~/.local/bin` one
 /// to the virtual environment.
 fn directories_of_binary() -> Vec<PathBuf> {
-    let called = env::args_os().next().map(PathBuf::from).and_then(|name| {
-        if name.components().count() > 1 {
-            std::path::absolute(name).ok()
-        } else {
-            on_path(name.to_str()?)
-        }
-    });
-    [called, env::current_exe().ok()]
-        .into_iter()
-        .flatten()
-        .filter_map(|path| path.parent().map(Path::to_path_buf))
-        .collect()
+    let real = env::current_exe()
+        .ok()
+        .and_then(|path| path.parent().map(Path::to_path_buf));
+    where_called().into_iter().chain(real).collect()
 }
 
-fn python_in(directory: &Path) -> Option<PathBuf> {
+pub(super) fn where_called() -> Option<PathBuf> {
+    let name = PathBuf::from(env::args_os().next()?);
+    let called = if name.components().count() > 1 {
+        std::path::absolute(name).ok()?
+    } else {
+        on_path(name.to_str()?)?
+    };
+    called.parent().map(Path::to_path_buf)
+}
+
+pub(super) fn python_in(directory: &Path) -> Option<PathBuf> {
     ["python3", "python"]
         .iter()
         .map(|name| directory.join(name))

@@ -34,11 +34,16 @@ pub(crate) fn run(as_json: bool) -> anyhow::Result<ExitCode> {
 
 /// The one that a component would run with.
 pub(crate) fn discover() -> anyhow::Result<Interpreter> {
+    pick().map(|(_, interpreter)| interpreter)
+}
+
+/// The same, with how it was found.
+pub(crate) fn pick() -> anyhow::Result<(Candidate, Interpreter)> {
     match look() {
         Discovery {
-            picked: Some((_, interpreter)),
+            picked: Some(picked),
             ..
-        } => Ok(interpreter),
+        } => Ok(picked),
         Discovery { passed_over, .. } => {
             let reasons: Vec<String> = passed_over
                 .iter()

@@ -2,10 +2,14 @@
 //!
 //! <https://packaging.python.org/en/latest/specifications/direct-url/>
 
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
+
+use crate::regular;
+
+/// Of any file that is read here.
+const LARGEST: u64 = 4 << 20;
 
 /// The source of a distribution.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -44,7 +48,7 @@ struct DirInfo {
 
 /// Reads it, if there is one that makes sense.
 pub(super) fn read(dist_info: &Path) -> Option<Source> {
-    let text = fs::read(dist_info.join("direct_url.json")).ok()?;
+    let text = regular::read(&dist_info.join("direct_url.json"), LARGEST).ok()?;
     let direct: DirectUrl = serde_json::from_slice(&text).ok()?;
     if direct.dir_info.as_ref().is_some_and(|info| info.editable) {
         let path = direct.url.strip_prefix("file://")?;
@@ -114,7 +118,7 @@ fn editable(project: &Path, name: &str, pinned: &str) -> String {
 
 /// The URL of `origin`, else of the first remote, as pip writes it.
 fn remote(git: &Path) -> Option<String> {
-    let config = fs::read_to_string(git.join("config")).ok()?;
+    let config = regular::read_text(&git.join("config"), LARGEST).ok()?;
     let mut section = "";
     let mut remotes: Vec<(String, String)> = Vec::new();
     for line in config.lines().map(str::trim) {
@@ -147,14 +151,14 @@ fn remote(git: &Path) -> Option<String> {
 
 /// The commit that is checked out.
 fn head(git: &Path) -> Option<String> {
-    let head = fs::read_to_string(git.join("HEAD")).ok()?;
+    let head = regular::read_text(&git.join("HEAD"), LARGEST).ok()?;
     let Some(reference) = head.trim().strip_prefix("ref: ") else {
         return Some(head.trim().to_owned());
     };
-    if let Ok(commit) = fs::read_to_string(git.join(reference)) {
+    if let Ok(commit) = regular::read_text(&git.join(reference), LARGEST) {
         return Some(commit.trim().to_owned());
     }
-    let packed = fs::read_to_string(git.join("packed-refs")).ok()?;
+    let packed = regular::read_text(&git.join("packed-refs"), 64 << 20).ok()?;
     packed.lines().find_map(|line| {
         let (commit, name) = line.split_once(' ')?;
         (name == reference).then(|| commit.to_owned())

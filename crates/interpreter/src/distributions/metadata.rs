@@ -1,10 +1,16 @@
-//! One directory of `sys.path`: its `*.dist-info`, `*.egg-info` and `*.egg-link` entries.
+//! One entry of `sys.path`: the `*.dist-info`, `*.egg-info` and `*.egg-link` entries of a directory,
+//! and what an egg says of itself.
 
-use std::fs::{self, File};
-use std::io::{self, Read as _};
+use std::fs;
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use super::direct_url::{self, Source};
+use super::zipped;
+use crate::regular;
+
+/// Of the small files beside the metadata.
+const LARGEST_NOTE: u64 = 64 << 10;
 
 /// A distribution.
 #[derive(Debug, Clone)]
@@ -20,20 +26,41 @@ pub(super) struct Found {
     pub(super) installer: Option<String>,
 }
 
+/// The fields of a metadata file: names in lower case, and values.
+pub(super) type Head = Vec<(String, String)>;
+
 /// All that are found there; what cannot be read is left out, as pip does.
 pub(super) fn read_directory(directory: &Path) -> Vec<Found> {
-    let Ok(entries) = fs::read_dir(directory) else {
-        return Vec::new();
+    let entries = match fs::read_dir(directory) {
+        Ok(entries) => entries,
+        // Python imports from archives as well.
+        Err(error) if error.kind() == io::ErrorKind::NotADirectory => {
+            let heads = zipped::heads(directory);
+            return heads.iter().map(|head| found(head, None)).collect();
+        }
+        Err(_) => return Vec::new(),
     };
     // The order of the directory is no order; pip takes the first of a name that it meets.
     let mut names: Vec<String> = entries
         .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
         .collect();
     names.sort();
+    let is_egg = is_egg(directory);
     names
         .iter()
-        .filter_map(|name| read(directory, name))
+        .filter_map(|name| {
+            if is_egg && name.eq_ignore_ascii_case(zipped::EGG_INFO) {
+                let head = head(&directory.join(name).join("PKG-INFO")).ok()?;
+                return Some(found(&head, None));
+            }
+            read(directory, name)
+        })
         .collect()
+}
+
+fn is_egg(path: &Path) -> bool {
+    path.extension()
+        .is_some_and(|extension| extension.eq_ignore_ascii_case("egg"))
 }
 
 fn read(directory: &Path, entry: &str) -> Option<Found> {
@@ -45,7 +72,7 @@ fn read(directory: &Path, entry: &str) -> Option<Found> {
     if entry.ends_with(".dist-info") {
         let head = head(&path.join("METADATA")).ok()?;
         let mut found = found(&head, direct_url::read(&path));
-        found.installer = fs::read_to_string(path.join("INSTALLER"))
+        found.installer = regular::read_text(&path.join("INSTALLER"), LARGEST_NOTE)
             .ok()
             .map(|text| text.trim().to_owned());
         return Some(found);
@@ -63,7 +90,7 @@ fn read(directory: &Path, entry: &str) -> Option<Found> {
 
 /// The project that an egg-link names, as an editable one.
 fn read_link(link: &Path) -> Option<Found> {
-    let text = fs::read_to_string(link).ok()?;
+    let text = regular::read_text(link, LARGEST_NOTE).ok()?;
     let project = PathBuf::from(text.lines().next()?.trim());
     let egg_info = fs::read_dir(&project).ok()?.find_map(|entry| {
         let path = entry.ok()?.path();
@@ -75,11 +102,14 @@ fn read_link(link: &Path) -> Option<Found> {
     Some(found(&head, Some(Source::Editable(project))))
 }
 
+fn head(path: &Path) -> io::Result<Head> {
+    read_head(regular::open(path)?)
+}
+
 /// The header fields: all that is asked for stands in the first few lines.
-fn head(path: &Path) -> io::Result<Vec<(String, String)>> {
+pub(super) fn read_head(mut file: impl Read) -> io::Result<Head> {
     const MOST: u64 = 64 << 10;
     let mut text = Vec::with_capacity(4 << 10);
-    let mut file = File::open(path)?;
     loop {
         let before = text.len();
         file.by_ref().take(4 << 10).read_to_end(&mut text)?;
@@ -113,7 +143,7 @@ fn head(path: &Path) -> io::Result<Vec<(String, String)>> {
     }
 }
 
-fn found(head: &[(String, String)], source: Option<Source>) -> Found {
+fn found(head: &Head, source: Option<Source>) -> Found {
     let field = |wanted: &str| {
         head.iter()
             .find(|(name, _)| name == wanted)
