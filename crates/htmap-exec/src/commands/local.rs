@@ -139,6 +139,10 @@ impl Map {
                 self.directory.join(names::SHIPPED_CLOUDPICKLE),
                 names::SHIPPED_CLOUDPICKLE.to_owned(),
             ),
+            (
+                self.directory.join(names::SOURCE_LINES),
+                names::SOURCE_LINES.to_owned(),
+            ),
         ];
         for (from, name) in inputs {
             // What is missing, the runner reports as it would on a node.
