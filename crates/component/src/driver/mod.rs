@@ -21,7 +21,16 @@ pub(crate) const ENV_CHANNEL: &str = "HTMAP_EXEC_CHANNEL";
 
 const SOURCES: [(u8, &str); 4] = [
     (b'P', include_str!("driver.py")),
-    (b'Y', include_str!("display.py")),
+    (
+        b'Y',
+        // The second half is compiled when it is needed, which is seldom.
+        concat!(
+            include_str!("display.py"),
+            "\nKINDS = r'''\n",
+            include_str!("kinds.py"),
+            "\n'''\n"
+        ),
+    ),
     (b'F', include_str!("failure.py")),
     (b'M', include_str!("htmap.py")),
 ];
@@ -172,4 +181,12 @@ pub(crate) fn queue_program(
         .join(&0),
     );
     connection.queue(b'G', &[]);
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn the_second_half_of_display_fits_into_a_text() {
+        assert!(!include_str!("kinds.py").contains("'''"));
+    }
 }
