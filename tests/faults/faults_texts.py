@@ -105,6 +105,20 @@ def flat(name: str, made: str) -> Case:
     )
 
 
+def raised(name: str, statement: str, pattern: str) -> Case:
+    """The same for what is in an exception."""
+
+    def after(scratch: Scratch, outcome: Outcome) -> str:
+        peak = json.loads((scratch.transfer / "0.json").read_bytes())["peak_memory"]
+        more = peak - 1024 * int(outcome.record.stack_summary[-1].locals["before"])
+        if "Traceback (most recent call last)" not in outcome.record.traceback:
+            return "there is no traceback"
+        return "" if more < 10_000_000 else f"the report took {more} bytes more"
+
+    source = f"{HEAD}\nclass Own(ValueError): pass\ndef f():{PEAK}\n    ballast, mapping = ballast_and_mapping()\n    large = array.array('b', bytes(30_000_000))\n    before = peak()\n    {statement}\n"
+    return Case(f"raised: {name}", source, Err(pattern, r"before = \d+"), after=after, control=False, timeout=SOON)
+
+
 SLEEPS = "import time\nclass Odd:\n    def __repr__(self):\n        time.sleep(1000)\n"
 LOOPS = "class Odd:\n    def __repr__(self):\n        while True:\n            pass\n"
 
@@ -121,6 +135,12 @@ ALARM = "import signal; return [signal.getsignal(signal.SIGALRM) == signal.SIG_D
 
 CASES = [
     *(flat(name, made) for name, made in LARGE.items()),
+    raised("array.array", "raise ValueError(large)", r"ValueError: array\('b', \[0, 0,"),
+    raised("list and a number", "raise Own(ballast, 5)", r"Own: \(\[0, 0, .*, 5\)"),
+    raised("key of a dict", "raise KeyError(Holder(ballast))", r"KeyError: <__main__.Holder with held=\[0, 0"),
+    raised("cause", "raise Own('short') from ValueError(mapping)", r"(?s)Own: short.*caused by: ValueError: {0: None, 1: None"),
+    raised("string", "raise ValueError('x' * 3_000_000)", "ValueError: xxxxxxx"),
+    raised("nothing large", "raise ValueError([1, 'a'], {2: None})", r"ValueError: \(\[1, 'a'\], {2: None}\)"),
     argument("one thread after a slow argument", "Odd()", ALONE, [1, 1], SLEEPS),
     argument("one thread after a looping argument", "Odd()", ALONE, [1, 1], LOOPS),
     argument("one thread after a list", "[[1]]", ALONE, [1, 1], ""),

@@ -142,9 +142,19 @@ def _parts(value, owner):
     if str(_module(owner)).partition(".")[0] in ABBREVIATING:
         # A text of theirs is as long as any other.
         return None if length is None or length <= LARGE else _many(value, length)
+    _load()
+    return _rare(value, owner, length)
+
+
+def _load():
     if "_rare" not in globals():
         exec(compile(KINDS, "<htmap-exec kinds>", "exec"), globals())
-    return _rare(value, owner, length)
+
+
+def large(value):
+    """Whether its repr might write out something large."""
+    _load()
+    return _holds_much(value)
 
 
 def _many(value, length):

@@ -7,6 +7,8 @@ import time
 _cause = BaseException.__cause__.__get__
 _context = BaseException.__context__.__get__
 _trace = BaseException.__traceback__.__get__
+_arguments = BaseException.args.__get__
+_set_arguments = BaseException.args.__set__
 
 FRAMES = 100
 TEXT = 20000
@@ -24,6 +26,40 @@ def _cut(text, limit):
 def _clean(text):
     """Half of a surrogate pair is no text for anyone but Python."""
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+class _Shown(str):
+    """A text in the place of a value."""
+
+    def __repr__(self):
+        return str(self)
+
+
+def _shorten(part, error):
+    """Puts texts in the place of large things in an exception, and in those that led to it: what Python
+    makes of them would be as large, and the function is over."""
+    waiting = [error]
+    seen = set()
+    while waiting and len(seen) < 100:
+        each = waiting.pop(0)
+        if each is None or id(each) in seen:
+            continue
+        seen.add(id(each))
+        waiting += [_cause(each), _context(each)]
+        args = _arguments(each)
+        if all(type(one) in (int, float, bool, type(None)) or (type(one) is str and len(one) <= TEXT) for one in args):
+            continue
+        display = part(b"Y", "display")
+        waiting += [one for one in getattr(each, "exceptions", ())[:20] if isinstance(one, BaseException)]
+        short = []
+        for one in args:
+            if type(one) is str:
+                one = _cut(one, TEXT)
+            elif display.large(one):
+                one = _Shown(display.bounded(one, TEXT // 2 // len(args), 1.0))
+            short.append(one)
+        if any(one is not other for one, other in zip(args, short)):
+            _set_arguments(each, tuple(short))
 
 
 def _headline(traceback, error):
@@ -202,6 +238,13 @@ def _report(send, part, error):
         import linecache
         import traceback
 
+    try:
+        _shorten(part, error)
+    except MemoryError:
+        raise
+    except Exception:
+        # Whatever stands in for a value of the user's: Python's own text has to do.
+        pass
     sources = _Sources()
     frames = _frames(error)
     left_out = len(frames) - FRAMES
