@@ -130,6 +130,13 @@ def argument(name: str, made: str, body: str, value: object, head: str) -> Case:
     )
 
 
+def slow_module(scratch: Scratch) -> None:
+    scratch.write(
+        "slow.py",
+        "import time\ndef say(word):\n    with open('imports', 'a') as file:\n        file.write(word)\nsay('begun ')\ntime.sleep(4)\nsay('ended ')\n",
+    )
+
+
 ALONE = "import os, threading; return [threading.active_count(), len(os.listdir('/proc/self/task'))]"
 ALARM = "import signal; return [signal.getsignal(signal.SIGALRM) == signal.SIG_DFL, signal.getitimer(signal.ITIMER_REAL), list(signal.pthread_sigmask(signal.SIG_BLOCK, []))]"
 
@@ -146,6 +153,17 @@ CASES = [
     argument("one thread after a list", "[[1]]", ALONE, [1, 1], ""),
     argument("no alarm is left by a slow argument", "Odd()", ALARM, [True, (0.0, 0.0), []], SLEEPS),
     argument("no alarm is left by a list", "[[1]]", ALARM, [True, (0.0, 0.0), []], ""),
+    Case("an import by a slow argument is not cut off", """
+        class Odd:
+            def __repr__(self):
+                import slow
+                while True: pass
+        def f(x):
+            import slow
+            with open("imports") as file:
+                return file.read()
+        args = (Odd(),)
+        """, Ok("begun ended ", stdout="<repr took longer"), prepare=slow_module, control=False, timeout=SOON),
     argument("argument list of 100,000,000 items", "Large()", "return len(x)", 10**8,
              "class Large:\n    def __reduce__(self):\n        return eval, ('[0] * 10**8',)\n"),
     Case("locals beside slow ones are there", SLEEPS + LOOPS.replace("Odd", "Other") +

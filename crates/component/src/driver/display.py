@@ -62,7 +62,12 @@ class _Alarm:
         # Again and again: the first may be caught.
         _signal.setitimer(_signal.ITIMER_REAL, self.seconds, AGAIN)
 
-    def ring(self, *_):
+    def ring(self, _, frame):
+        while frame is not None:
+            if frame.f_code.co_filename.startswith("<frozen importlib"):
+                # Not every module can be imported once more.
+                return
+            frame = frame.f_back
         if self.armed:
             raise _Late
 
