@@ -11,7 +11,7 @@ import platform
 import sys
 from typing import Any, Callable, Dict, List, NamedTuple, Optional, Tuple
 
-from . import exec_settings, layout, packing
+from . import exec_settings, layout, packing, source_lines
 from .binary import check_machine, find_binary
 from .exec_settings import ExecSettings
 from .failures import HtmapExecError, SettingsError
@@ -112,10 +112,13 @@ def _set_up(htmap: Any, method: Method, tag: str, map_dir: pathlib.Path) -> None
     for name in layout.OUTPUT_DIRECTORIES:
         (map_dir / layout.SCRATCH / name).mkdir(parents=True, exist_ok=True)
     ship_cloudpickle(map_dir / layout.CLOUDPICKLE)
+    source_lines.ship(map_dir / layout.SOURCE_LINES)
 
 
 def _common(context: Context) -> List[Descriptor]:
     map_dir = context.map_dir
+    # HTCondor would hold a job whose input is missing, and reports can do without this one.
+    sources = [path.as_posix() for path in [map_dir / layout.SOURCE_LINES] if path.is_file()]
     return [
         Descriptor("executable", _literal(context.binary), "the htmap-exec binary"),
         Descriptor("transfer_executable", "True", "it is sent along: nodes need not have it"),
@@ -124,11 +127,13 @@ def _common(context: Context) -> List[Descriptor]:
             "transfer_input_files",
             [
                 (map_dir / layout.CLOUDPICKLE).as_posix(),
+                *sources,
                 *((map_dir / layout.SCRATCH / name).as_posix() for name in layout.OUTPUT_DIRECTORIES),
             ],
-            "this side's cloudpickle, for nodes without it; and the output directories, empty, since HTCondor holds a "
-            "job that is evicted while one of its outputs is missing, and can evict it before the binary's first "
-            "instruction. HTMap adds the function, the component's input and your own files",
+            f"this side's cloudpickle, for nodes without it{'; source lines, for reports' if sources else ''}; and the "
+            "output directories, empty, since HTCondor holds a job that is evicted while one of its outputs is "
+            "missing, and can evict it before the binary's first instruction. HTMap adds the function, the component's "
+            "input and your own files",
         ),
         Descriptor(
             "transfer_output_files",

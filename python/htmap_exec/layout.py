@@ -7,10 +7,11 @@ LOGS = "logs"
 OUTPUT_FILES = "output_files"
 NUM_COMPONENTS = "num_components"
 
-# Ours. The binary knows the names of all three.
+# Ours. The binary knows the names of all four.
 RECORDS = "records"
 SUBMIT_PYTHON = "submit_python"
 CLOUDPICKLE = "_htmap_cloudpickle.zip"
+SOURCE_LINES = "_htmap_source.json"
 # What HTCondor takes back, and a directory of the map's that holds them empty.
 OUTPUT_DIRECTORIES = ("_htmap_transfer", "_htmap_user_transfer")
 SCRATCH = "scratch"

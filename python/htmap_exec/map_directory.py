@@ -13,6 +13,7 @@ from typing import Any, Callable, Dict, Iterable, Mapping, Optional, Tuple, Unio
 from . import layout
 from .failures import MapDirectoryError
 from .shipping import ship_cloudpickle, submit_python
+from .source_lines import SourceLines
 
 Call = Tuple[Iterable[Any], Mapping[str, Any]]
 
@@ -76,15 +77,19 @@ def _write(directory: pathlib.Path, func: Callable[..., Any], calls: Iterable[An
         (directory / name).mkdir()
     ship_cloudpickle(directory / layout.CLOUDPICKLE)
     _dump(func, directory / layout.FUNC, "the function")
+    sources = SourceLines()
+    sources.add(func)
     components = 0
     for call in calls:
         args, kwargs = _checked(call, components)
+        sources.add((args, kwargs))
         _dump(
             (args, kwargs), directory / layout.INPUTS / f"{components}.in", f"the arguments of component {components}"
         )
         components += 1
     if components == 0:
         raise MapDirectoryError("a map needs at least one component, and there are no inputs")
+    sources.write(directory / layout.SOURCE_LINES)
     (directory / layout.SUBMIT_PYTHON).write_text(submit_python() + "\n")
     (directory / layout.NUM_COMPONENTS).write_text(str(components))
 

@@ -17,7 +17,7 @@ import numbers
 import os
 from typing import Any, Callable, Dict, List, Optional, Tuple
 
-from . import delivery
+from . import delivery, source_lines
 from .failures import OptionsError
 
 _MARK = "_htmap_exec_corrected"
@@ -47,7 +47,10 @@ def _with_own_options(create_map: Callable[..., Any]) -> Callable[..., Any]:
     def create(tag: Any, func: Any, args_and_kwargs: Any, map_options: Any = None) -> Any:
         if not callable(func):
             raise TypeError(f"{func!r} is not callable, and so no function to map")
-        return create_map(tag, func, args_and_kwargs, None if map_options is None else _own(map_options))
+        with source_lines.of_map(func) as sources:
+            return create_map(
+                tag, func, sources.watch(args_and_kwargs), None if map_options is None else _own(map_options)
+            )
 
     return create
 

@@ -10,14 +10,18 @@ import faults_left_behind
 import faults_locals
 import faults_results
 import faults_session
+import faults_source
 import faults_stops
 import faults_surroundings
+import faults_texts
 import faults_versions
 from support.cases import Case
 
 CATALOGUE: list[tuple[str, list[Case]]] = [
     ("exceptions", faults_exceptions.CASES),
     ("locals", faults_locals.CASES),
+    ("texts", faults_texts.CASES),
+    ("source lines", faults_source.CASES),
     ("death of Python", faults_deaths.CASES),
     ("results", faults_results.CASES),
     ("inputs and Pythons", faults_inputs.CASES),

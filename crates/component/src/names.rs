@@ -23,6 +23,8 @@ pub const TRANSFER_PLUGIN_MARKER: &str = "_htmap_do_output_transfer";
 pub const CHECKPOINT_MANIFEST: &str = ".htmap-exec-manifest.json";
 /// Ours: the submit side's cloudpickle, for nodes that have none.
 pub const SHIPPED_CLOUDPICKLE: &str = "_htmap_cloudpickle.zip";
+/// Ours: what the submit side tells of the code that it sent, for reports; `failure.py` reads it.
+pub const SOURCE_LINES: &str = "_htmap_source.json";
 /// Ours: a Python that was brought along is unpacked here, in the scratch directory.
 pub const TRANSPLANT_DIR: &str = "_htmap_python";
 

@@ -31,7 +31,7 @@ def part(name):
     """One of the rarely needed sources, as a module."""
     if name not in _modules:
         module = types.ModuleType("_htmap_exec_" + name)
-        module.__dict__.update(component=component, outside_scratch=outside_scratch, scratch=scratch)
+        module.__dict__.update(component=component, outside_scratch=outside_scratch, scratch=scratch, sources=sources)
         exec(compile(sources[name], "<htmap-exec %s>" % name, "exec"), module.__dict__)
         _modules[name] = module
     return _modules[name]

@@ -10,9 +10,10 @@ pub(crate) const BOOT: &str = include_str!("boot.py");
 pub(crate) const ENV_CHANNEL: &str = "HTMAP_EXEC_CHANNEL";
 
 /// The program and its rarely needed parts, by name.
-pub(crate) const PARTS: [(&str, &str); 4] = [
+pub(crate) const PARTS: [(&str, &str); 5] = [
     ("driver", include_str!("driver.py")),
     ("display", include_str!("display.py")),
+    ("kinds", include_str!("kinds.py")),
     ("failure", include_str!("failure.py")),
     ("htmap", include_str!("htmap.py")),
 ];

@@ -106,6 +106,10 @@ impl Common<'_> {
             (self.map.input(component), format!("{component}.in")),
             (shipped, names::SHIPPED_CLOUDPICKLE.to_owned()),
             (
+                self.map.directory.join(names::SOURCE_LINES),
+                names::SOURCE_LINES.to_owned(),
+            ),
+            (
                 self.map.checkpoint(component),
                 names::CHECKPOINT_CURRENT.to_owned(),
             ),
