@@ -8,6 +8,7 @@ import faults_exceptions
 import faults_inputs
 import faults_left_behind
 import faults_locals
+import faults_memory
 import faults_results
 import faults_stops
 import faults_surroundings
@@ -18,6 +19,7 @@ CATALOGUE: list[tuple[str, list[Case]]] = [
     ("exceptions", faults_exceptions.CASES),
     ("locals", faults_locals.CASES),
     ("death of Python", faults_deaths.CASES),
+    ("memory", faults_memory.CASES),
     ("results", faults_results.CASES),
     ("inputs and Pythons", faults_inputs.CASES),
     ("versions", faults_versions.CASES),

@@ -18,7 +18,7 @@ use crate::guard;
 use crate::landing::{Ending, Options};
 use crate::names;
 use crate::node::classad::ClassAd;
-use crate::node::memory::MemoryEvents;
+use crate::node::memory;
 use crate::node::usage::Usage;
 use crate::node::{self, NodeFacts};
 use crate::pickle::scanner;
@@ -42,7 +42,7 @@ pub(crate) struct ComponentRun<'a> {
     options: &'a Options,
     scratch: &'a Scratch,
     job_ad: ClassAd,
-    memory_before: MemoryEvents,
+    memory: memory::Watch,
     node: NodeFacts,
     watch: Stopwatch,
     tree: String,
@@ -67,7 +67,7 @@ impl<'a> ComponentRun<'a> {
     ) -> Self {
         Self {
             options,
-            memory_before: MemoryEvents::read(),
+            memory: memory::Watch::begin(&job_ad),
             node,
             job_ad,
             watch,
@@ -245,29 +245,23 @@ impl<'a> ComponentRun<'a> {
                 )
                 .hint("give it more time with --timeout")
             }
-            Outcome::Died { ended, stage } => death::failure(
-                *ended,
-                *stage,
-                &death::Circumstances {
-                    stderr: &finished.stderr,
-                    memory_before: self.memory_before,
-                    memory_after: MemoryEvents::read(),
-                    peak_memory: Usage::of_children().peak_memory,
-                    request_memory: self.job_ad.integer("RequestMemory"),
-                },
-            ),
+            Outcome::Died { ended, stage } => {
+                death::failure(*ended, *stage, &finished.stderr, &self.memory.findings())
+            }
         };
         self.fail(failure, finished)
     }
 
     fn fail(&mut self, mut failure: Failure, finished: &Finished) -> Result<Ending, Error> {
         self.announce();
+        let memory = self.memory.findings();
         advice::advise(
             &mut failure,
             &Known {
                 host: &self.node.host,
                 python: self.python.as_ref(),
-                request_memory: self.job_ad.integer("RequestMemory"),
+                memory: &memory,
+                mounted: self.options.served.as_ref().map(|served| &*served.root),
                 scratch: self.scratch,
             },
         );
@@ -278,7 +272,7 @@ impl<'a> ComponentRun<'a> {
             python: self.python.as_ref(),
             scratch_dir_contents: listing::top_level(self.scratch.root()),
             stderr_tail: finished.stderr.clone(),
-            peak_memory: Usage::of_children().peak_memory,
+            peak_memory: memory.peak,
         };
         let pickled = error_record::pickle(&context, &failure);
         Output::write_failure(self.scratch, &pickled)?;
@@ -292,7 +286,7 @@ impl<'a> ComponentRun<'a> {
         if let Err(error) = checkpoint::drop_all(self.scratch) {
             tracing::warn!("{error}");
         }
-        let usage = Usage::of_children();
+        let memory = self.memory.findings();
         let record = RunRecord {
             format: 1,
             htmap_exec: env!("CARGO_PKG_VERSION"),
@@ -312,8 +306,11 @@ impl<'a> ComponentRun<'a> {
             started: node::python_time(self.node.landed),
             stages: &self.watch.stages,
             exit: finished.ended.map(death::describe),
-            peak_memory: usage.peak_memory,
-            cpu_seconds: usage.cpu_seconds,
+            peak_memory: memory.peak.bytes,
+            peak_memory_of: memory.peak.of,
+            memory_limit: memory.limit.as_ref().map(|limit| limit.bytes),
+            memory_kills: memory.kills(),
+            cpu_seconds: Usage::of_children().cpu_seconds,
             attempt: self.job_ad.integer("NumShadowStarts"),
             job: self
                 .job_ad
