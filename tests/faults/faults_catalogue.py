@@ -8,6 +8,7 @@ import faults_exceptions
 import faults_inputs
 import faults_left_behind
 import faults_locals
+import faults_memory
 import faults_results
 import faults_session
 import faults_source
@@ -23,6 +24,7 @@ CATALOGUE: list[tuple[str, list[Case]]] = [
     ("texts", faults_texts.CASES),
     ("source lines", faults_source.CASES),
     ("death of Python", faults_deaths.CASES),
+    ("memory", faults_memory.CASES),
     ("results", faults_results.CASES),
     ("inputs and Pythons", faults_inputs.CASES),
     ("versions", faults_versions.CASES),

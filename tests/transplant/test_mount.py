@@ -336,3 +336,28 @@ def test_many_readers_at_once(component: Run) -> None:
     """
     outcome = component(source, user=True)
     assert outcome.value == 1, outcome.dump()
+
+
+@pytest.mark.parametrize("user", [pytest.param(False, marks=needs_root), True], ids=["root", "user"])
+def test_a_package_that_writes_beside_itself_is_told_of_no_mount(component: Run, user: bool) -> None:
+    source = """
+        def f():
+            import json, os
+            os.mkdir(os.path.dirname(json.__file__) + "/cache")
+    """
+    outcome = component(source, user=user)
+    assert outcome.status == "ERR", outcome.dump()
+    assert "[Errno 30]" in outcome.report, outcome.dump()
+    assert "have it unpacked with `--no-mount`" in outcome.report, outcome.dump()
+    assert component(source, "--no-mount", user=user).status == "OK"
+
+
+def test_other_places_are_not_blamed_on_the_mount(component: Run) -> None:
+    source = "def f():\n    open('/mnt/file', 'w')"
+    before = "mount -t tmpfs none /mnt && mount -o remount,ro none /mnt"
+    if not is_root():
+        pytest.skip("only root may mount a read-only file system")
+    outcome = component(source, before=f"{before} && true")
+    assert "[Errno 30]" in outcome.report, outcome.dump()
+    assert "write to the scratch directory" in outcome.report, outcome.dump()
+    assert "--no-mount" not in outcome.report

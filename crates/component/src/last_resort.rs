@@ -16,6 +16,7 @@ use crate::failure::{Cause, Failure, PythonFacts, Stage};
 use crate::names;
 use crate::node::NodeFacts;
 use crate::node::classad::ClassAd;
+use crate::node::memory::Peak;
 use crate::pickle::{Value, dumps};
 use crate::process;
 use crate::regular;
@@ -109,7 +110,7 @@ impl Known {
             python: self.python.as_ref(),
             scratch_dir_contents: Vec::new(),
             stderr_tail: String::new(),
-            peak_memory: None,
+            peak_memory: Peak::default(),
         };
         let record = error_record::pickle(&context, failure);
         // Not the name that another thread may be writing to just now.

@@ -16,7 +16,7 @@ use crate::environment::Given;
 use crate::error::Error;
 use crate::failure::{Blame, Cause, Failure, PythonFacts, Stage};
 use crate::node::classad::ClassAd;
-use crate::node::memory::MemoryEvents;
+use crate::node::memory::{self, Findings};
 use crate::node::usage::Usage;
 use crate::node::{self, NodeFacts};
 use crate::options::{Ending, Options};
@@ -73,7 +73,7 @@ enum Preparing {
 /// A component on its way.
 pub(crate) struct ComponentRun<'a> {
     situation: Situation<'a>,
-    memory_before: MemoryEvents,
+    memory: memory::Watch,
     watch: Stopwatch,
     preparing: Preparing,
     distributions: Distributions,
@@ -91,7 +91,7 @@ impl<'a> ComponentRun<'a> {
     /// Nothing has been started yet.
     pub(crate) fn new(situation: Situation<'a>, watch: Stopwatch) -> Self {
         Self {
-            memory_before: MemoryEvents::read(),
+            memory: memory::Watch::begin(situation.job_ad),
             watch,
             preparing: Preparing::Failed,
             distributions: Distributions::new(),
@@ -275,30 +275,22 @@ impl<'a> ComponentRun<'a> {
             Outcome::Died { ended, stage } => death::failure(
                 *ended,
                 *stage,
-                &death::Circumstances {
-                    stderr: &finished.stderr,
-                    fatal: finished.fatal.as_deref(),
-                    memory_before: self.memory_before,
-                    memory_after: MemoryEvents::read(),
-                    peak_memory: Usage::of_children().peak_memory,
-                    request_memory: self.request_memory(),
-                },
+                &finished.stderr,
+                finished.fatal.as_deref(),
+                &self.memory.findings(),
             ),
         };
         self.fail(failure, Some(finished))
-    }
-
-    fn request_memory(&self) -> Option<i64> {
-        self.situation.job_ad.integer("RequestMemory")
     }
 
     /// The component runs again: its checkpoint is whole, and what became of this attempt is told.
     fn evicted(&mut self, signal: Signal, finished: &Finished) -> Result<Ending, Error> {
         let scratch = self.situation.scratch;
         checkpoint::tidy(scratch)?;
+        let memory = self.memory.findings();
         let record = RunRecord {
             status: names::STATUS_EVICTED,
-            ..self.record(Some(finished))
+            ..self.record(Some(finished), &memory)
         };
         if let Err(error) = record.write(scratch) {
             tracing::warn!("{error}");
@@ -311,7 +303,9 @@ impl<'a> ComponentRun<'a> {
         // What it was brings no other failure.
         let _ = self.finish_preparing();
         self.announce();
+        let memory = self.memory.findings();
         let Situation {
+            options,
             scratch,
             reserve,
             node,
@@ -322,7 +316,8 @@ impl<'a> ComponentRun<'a> {
             &Known {
                 host: &node.host,
                 python: self.python.as_ref(),
-                request_memory: self.request_memory(),
+                memory: &memory,
+                mounted: options.served.as_ref().map(|served| served.root.as_path()),
                 scratch,
             },
         );
@@ -333,7 +328,7 @@ impl<'a> ComponentRun<'a> {
             python: self.python.as_ref(),
             scratch_dir_contents: listing::top_level(scratch.root()),
             stderr_tail: finished.map_or_else(String::new, |finished| finished.stderr.clone()),
-            peak_memory: Usage::of_children().peak_memory,
+            peak_memory: memory.peak,
         };
         let pickled = error_record::pickle(&context, &failure);
         if let Err(error) = Output::write_failure(scratch, reserve, &pickled) {
@@ -362,7 +357,8 @@ impl<'a> ComponentRun<'a> {
             tracing::warn!("{error}");
         }
         reserve.give_up();
-        let record = self.record(finished);
+        let memory = self.memory.findings();
+        let record = self.record(finished, &memory);
         let record = match failure {
             Some(failure) => record.failed(failure),
             None => RunRecord {
@@ -376,7 +372,7 @@ impl<'a> ComponentRun<'a> {
         transcript::finished(&listing::tree(scratch.root()));
     }
 
-    fn record(&self, finished: Option<&Finished>) -> RunRecord<'_> {
+    fn record(&self, finished: Option<&Finished>, memory: &Findings) -> RunRecord<'_> {
         let Situation {
             scratch,
             job_ad,
@@ -394,7 +390,10 @@ impl<'a> ComponentRun<'a> {
             exit: finished
                 .and_then(|finished| finished.ended)
                 .map(death::describe),
-            peak_memory: usage.peak_memory,
+            peak_memory: memory.peak.bytes,
+            peak_memory_of: memory.peak.of,
+            memory_limit: memory.limit.as_ref().map(|limit| limit.bytes),
+            memory_kills: memory.kills(),
             cpu_seconds: usage.cpu_seconds,
             attempt: number("NumShadowStarts"),
             job: number("ClusterId")

@@ -1,11 +1,15 @@
 //! What to tell people about a failure beyond the failure itself: which file, which interpreter,
 //! what to do.
 
+use std::path::Path;
+
 use htmap_exec_interpreter::{MINIMUM_VERSION, Origin, Rejection};
 
 use crate::failure::{Cause, Failure, PythonFacts, Stage};
+use crate::node::memory::{Findings, Killed};
 use crate::process::Ended;
-use crate::report::death;
+use crate::report::loader::Loader;
+use crate::report::{death, lack};
 use crate::scratch::Scratch;
 use crate::session::conduct::Finished;
 
@@ -15,8 +19,10 @@ pub(crate) struct Known<'a> {
     pub(crate) host: &'a str,
     /// What ran the component, if anything did.
     pub(crate) python: Option<&'a PythonFacts>,
-    /// What the job asked for, MiB.
-    pub(crate) request_memory: Option<i64>,
+    /// What is known of its memory.
+    pub(crate) memory: &'a Findings,
+    /// Where a Python that was brought along is mounted, read-only.
+    pub(crate) mounted: Option<&'a Path>,
     /// Where its files are.
     pub(crate) scratch: &'a Scratch,
 }
@@ -32,36 +38,58 @@ impl Known<'_> {
 
 /// Adds hints, and the file's name where the failure is a file's.
 pub(crate) fn advise(failure: &mut Failure, known: &Known<'_>) {
-    let class = match &failure.cause {
+    match failure.cause.clone() {
         Cause::Raised {
             class,
             missing_module,
-        } => {
-            if !missing_module.is_empty() {
-                failure
-                    .hints
-                    .push(self::missing_module(missing_module, known));
+        } => raised(failure, &class, &missing_module, known),
+        // These have looked at the memory themselves.
+        Cause::Died | Cause::OutOfMemory => {}
+        Cause::NoPython => {
+            if let Some(killed) = lack::killed(known.memory) {
+                failure.cause = Cause::OutOfMemory;
+                failure.message =
+                    format!("memory ran out while starting Python\n{}", failure.message);
+                // A Python is there: what was said of finding one is beside the point.
+                failure.hints = vec![killed];
             }
-            class.as_str()
+            failure.hints.extend(lack::process_limits(known.memory));
         }
-        _ => "",
-    };
+        _ => failure.hints.extend(lack::killed(known.memory)),
+    }
+    if failure.frames_left_out > 0 {
+        let left_out = failure.frames_left_out;
+        failure.message.push_str(&format!(
+            "\n({left_out} frames in the middle are not shown)"
+        ));
+    }
+}
+
+/// An exception reached the driver.
+fn raised(failure: &mut Failure, class: &str, missing_module: &str, known: &Known<'_>) {
+    let loader = Loader::find(&failure.message).map(|found| loader(&found, known));
+    if let Some(hint) = loader {
+        failure.hints.push(hint);
+    } else if class == "ModuleNotFoundError" && !missing_module.is_empty() {
+        failure
+            .hints
+            .push(self::missing_module(missing_module, known));
+    } else if class == "ImportError"
+        && !missing_module.is_empty()
+        // Python's own words: a module may raise this for any reason.
+        && failure.message.contains("cannot import name")
+    {
+        failure.hints.push(other_version(missing_module, known));
+    }
+    failure.hints.extend(of_memory(failure, class, known));
+    failure.hints.extend(read_only(failure, class, known));
     match (class, failure.stage) {
         ("SystemExit", _) => failure.hints.push(
             "the function called sys.exit (or exit, or quit): return a value or raise another \
              exception instead"
                 .to_owned(),
         ),
-        ("MemoryError", _) => {
-            let asked = known.request_memory.map_or_else(String::new, |mib| {
-                format!(" (this job asked for {mib} MiB)")
-            });
-            failure
-                .hints
-                .push(format!("ask for more memory with request_memory{asked}"));
-        }
-        ("", _) => {}
-        (_, Stage::PicklingResult) => failure.hints.push(
+        (_, Stage::PicklingResult) if !is_memory_error(class) => failure.hints.push(
             "the function ran to its end, but what it returned cannot be pickled: return plain \
              data instead"
                 .to_owned(),
@@ -88,12 +116,109 @@ pub(crate) fn advise(failure: &mut Failure, known: &Known<'_>) {
         }
         _ => {}
     }
-    if failure.frames_left_out > 0 {
-        let left_out = failure.frames_left_out;
-        failure.message.push_str(&format!(
-            "\n({left_out} frames in the middle are not shown)"
-        ));
+}
+
+/// Python's own, and those of libraries below it. An `OutOfMemoryError` is mostly a GPU's.
+fn is_memory_error(class: &str) -> bool {
+    class.ends_with("MemoryError") && class != "OutOfMemoryError"
+}
+
+/// What says that a child of Python ended, and not how.
+fn is_about_child(class: &str, message: &str) -> bool {
+    match class {
+        // concurrent.futures, loky and joblib, dask, billiard.
+        "BrokenProcessPool"
+        | "BrokenExecutor"
+        | "TerminatedWorkerError"
+        | "KilledWorker"
+        | "WorkerLostError" => true,
+        // Its status is in its text only; a shell's is 128 and the signal.
+        "CalledProcessError" => {
+            message.contains("SIGKILL: 9>") || message.contains("exit status 137")
+        }
+        _ => false,
     }
+}
+
+fn of_memory(failure: &Failure, class: &str, known: &Known<'_>) -> Vec<String> {
+    let memory = known.memory;
+    let mut hints = Vec::new();
+    if is_memory_error(class) || (class == "OSError" && has_errno(failure, nix::libc::ENOMEM)) {
+        hints.extend(lack::process_limits(memory));
+        hints.push(format!("{}{}", lack::more(memory), lack::limit(memory)));
+    } else if let Some(killed) = lack::killed(memory) {
+        hints.push(killed);
+    } else if is_about_child(class, &failure.message) {
+        hints.push(match &memory.killed {
+            Killed::Nobody if !memory.is_near() => "the kernel killed nobody for lack of memory: \
+                a child of Python crashed, or something else ended it. What it said last is in \
+                the component's stderr"
+                .to_owned(),
+            _ => lack::sigkill(memory, "a child of Python"),
+        });
+    }
+    hints
+}
+
+/// A package that writes beside itself.
+fn read_only(failure: &Failure, class: &str, known: &Known<'_>) -> Option<String> {
+    if class != "OSError" || !has_errno(failure, nix::libc::EROFS) {
+        return None;
+    }
+    let mounted = known.mounted.filter(|root| {
+        // A link may have led there; what names no file names none elsewhere.
+        let place = root.display().to_string();
+        failure.message.contains(&place) || !failure.message.contains('/')
+    });
+    Some(match mounted {
+        Some(root) => format!(
+            "the Python that was brought along is mounted at `{}`, where nothing can be written: \
+             have it unpacked with `--no-mount` (or HTMAP_EXEC_MOUNT=0), or tell the package to \
+             write elsewhere",
+            root.display()
+        ),
+        None => format!(
+            "write to the scratch directory, `{}`: the function starts in it",
+            known.scratch.root().display()
+        ),
+    })
+}
+
+/// `OSError` puts it in front, whatever the locale.
+fn has_errno(failure: &Failure, errno: i32) -> bool {
+    let headline = failure.message.lines().next().unwrap_or_default();
+    headline.contains(&format!("[Errno {errno}]"))
+}
+
+/// A compiled module that is there, and does not load.
+fn loader(found: &Loader<'_>, known: &Known<'_>) -> String {
+    let python = known.interpreter();
+    let host = known.host;
+    match found {
+        Loader::Missing { library } => format!(
+            "{python} on `{host}` does not find the shared library `{library}`. It is no Python \
+             module: install the package that holds it there or in the image, or bring Python \
+             along as a transplant that was built where it is found"
+        ),
+        Loader::TooOld { library, version } => format!(
+            "`{library}` on `{host}` is too old for a compiled module, which needs `{version}`: \
+             install a build of the module for older systems, or use an image"
+        ),
+        Loader::NoSymbol { symbol } => format!(
+            "two compiled packages do not fit together: nothing that is loaded on `{host}` has \
+             `{symbol}`. Install both in versions that belong together"
+        ),
+    }
+}
+
+/// The module is there, and not as the function expects it.
+fn other_version(module: &str, known: &Known<'_>) -> String {
+    format!(
+        "the module `{module}` that {} on `{}` has is not the one that the function expects: look \
+         for another version, or for a file of the same name that comes before it",
+        known.interpreter(),
+        known.host
+    )
 }
 
 fn missing_module(module: &str, known: &Known<'_>) -> String {

@@ -5,6 +5,7 @@
 
 use crate::failure::{Failure, Frame, PythonFacts};
 use crate::node::NodeFacts;
+use crate::node::memory::Peak;
 use crate::pickle::{Value, dumps};
 
 /// Everything the record says besides the failure.
@@ -20,8 +21,8 @@ pub(crate) struct Context<'a> {
     pub scratch_dir_contents: Vec<String>,
     /// The last of what the component wrote to stderr.
     pub stderr_tail: String,
-    /// Peak resident memory of Python's process tree, in bytes.
-    pub peak_memory: Option<u64>,
+    /// The most memory that was in use.
+    pub peak_memory: Peak,
 }
 
 /// The pickle of the error record.
@@ -93,10 +94,11 @@ pub(crate) fn pickle(context: &Context<'_>, failure: &Failure) -> Vec<u8> {
         ("stderr_tail", Value::str(&context.stderr_tail)),
         (
             "peak_memory",
-            Value::or_none(context.peak_memory, |bytes| {
+            Value::or_none(context.peak_memory.bytes, |bytes| {
                 Value::Int(i64::try_from(bytes).unwrap_or(i64::MAX))
             }),
         ),
+        ("peak_memory_of", Value::str(context.peak_memory.of.name())),
         ("htmap_exec", Value::str(env!("CARGO_PKG_VERSION"))),
     ];
     dumps(&Value::State(

@@ -3,5 +3,7 @@
 pub(crate) mod advice;
 pub(crate) mod death;
 pub(crate) mod error_record;
+pub(crate) mod lack;
+pub(crate) mod loader;
 pub(crate) mod run_record;
 pub(crate) mod transcript;

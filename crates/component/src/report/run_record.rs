@@ -8,6 +8,7 @@ use serde_json::Value;
 use crate::error::Error;
 use crate::failure::{Blame, Failure, PythonFacts};
 use crate::names;
+use crate::node::memory::PeakOf;
 use crate::node::{self, NodeFacts};
 use crate::regular;
 use crate::scratch::Scratch;
@@ -52,8 +53,14 @@ pub(crate) struct RunRecord<'a> {
     pub stages: &'a [(&'static str, f64)],
     /// How Python ended.
     pub exit: Option<String>,
-    /// Peak resident memory of the largest process, bytes.
+    /// The most memory that was in use, bytes.
     pub peak_memory: Option<u64>,
+    /// By whom.
+    pub peak_memory_of: PeakOf,
+    /// The lowest limit of the control groups, bytes.
+    pub memory_limit: Option<u64>,
+    /// Processes of the job that the kernel killed for lack of memory.
+    pub memory_kills: u64,
     /// Processor time of Python and its children, seconds.
     pub cpu_seconds: f64,
     /// 1 for the first attempt, from the job ad.
