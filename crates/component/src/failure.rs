@@ -83,12 +83,7 @@ impl fmt::Display for Stage {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) enum Cause {
     /// An exception reached the driver.
-    Raised {
-        /// The exception's class.
-        class: String,
-        /// The module that an `ImportError` misses, else empty.
-        missing_module: String,
-    },
+    Raised(Raised),
     /// Python ended without a word.
     Died,
     /// Memory ran out, whoever died of it.
@@ -114,6 +109,28 @@ pub(crate) enum Cause {
     Internal,
 }
 
+/// What an exception is, as far as advice depends on it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Raised {
+    /// Its class.
+    pub class: String,
+    /// The interpreter's own classes that it is one of, such as `FileNotFoundError`, `OSError`.
+    pub lineage: Vec<String>,
+    /// The module that an `ImportError` misses, else empty.
+    pub missing_module: String,
+    /// An `OSError`'s number.
+    pub errno: Option<i32>,
+    /// An `OSError`'s file, else empty.
+    pub filename: String,
+}
+
+impl Raised {
+    /// Whether it is one of these, or of a class below.
+    pub(crate) fn is_a(&self, class: &str) -> bool {
+        self.lineage.iter().any(|each| each == class)
+    }
+}
+
 /// Whose failure it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -132,7 +149,7 @@ impl Cause {
     /// Whose failure it is.
     pub(crate) fn blame(&self) -> Blame {
         match self {
-            Self::Raised { .. }
+            Self::Raised(_)
             | Self::Died
             | Self::OutOfMemory
             | Self::TimedOut
@@ -146,7 +163,7 @@ impl Cause {
     /// The exception's class, a name of ours in the form of one, or nothing.
     pub(crate) fn class(&self) -> &str {
         match self {
-            Self::Raised { class, .. } => class,
+            Self::Raised(raised) => &raised.class,
             Self::NoPython => "NoPython",
             Self::VersionMismatch => "PythonVersionMismatch",
             Self::Internal => "InternalError",

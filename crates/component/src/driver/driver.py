@@ -212,8 +212,18 @@ def flush():
 def failed(connection, where, error):
     _reserve.clear()
     kind = type(error)
-    missing = getattr(error, "name", None) if isinstance(error, ImportError) else None
-    fields = where, kind.__name__, missing if isinstance(missing, str) else ""
+    missing = number = name = None
+    lineage = ""
+    try:
+        lineage = " ".join(base.__name__ for base in kind.__mro__ if base.__module__ == "builtins")
+        if isinstance(error, ImportError):
+            missing = ImportError.name.__get__(error)
+        elif isinstance(error, OSError):
+            number, name = OSError.errno.__get__(error), OSError.filename.__get__(error)
+    except BaseException:
+        pass  # a metaclass of the user's
+    fields = where, kind.__name__, lineage, missing, number if type(number) is int else None, name
+    fields = [str(field).replace("\0", "") if type(field) in (str, int) else "" for field in fields]
     send(connection, b"X", b"\0".join(map(text, fields)))
     try:
         part("failure").report(lambda kind, payload: send(connection, kind, payload), part, error)

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use htmap_exec_interpreter::{MINIMUM_VERSION, Origin, Rejection};
 
-use crate::failure::{Cause, Failure, PythonFacts, Stage};
+use crate::failure::{Cause, Failure, PythonFacts, Raised, Stage};
 use crate::node::memory::{Findings, Killed};
 use crate::process::Ended;
 use crate::report::loader::Loader;
@@ -39,10 +39,7 @@ impl Known<'_> {
 /// Adds hints, and the file's name where the failure is a file's.
 pub(crate) fn advise(failure: &mut Failure, known: &Known<'_>) {
     match failure.cause.clone() {
-        Cause::Raised {
-            class,
-            missing_module,
-        } => raised(failure, &class, &missing_module, known),
+        Cause::Raised(raised) => of_exception(failure, &raised, known),
         // These have looked at the memory themselves.
         Cause::Died | Cause::OutOfMemory => {}
         Cause::NoPython => {
@@ -66,38 +63,37 @@ pub(crate) fn advise(failure: &mut Failure, known: &Known<'_>) {
 }
 
 /// An exception reached the driver.
-fn raised(failure: &mut Failure, class: &str, missing_module: &str, known: &Known<'_>) {
+fn of_exception(failure: &mut Failure, raised: &Raised, known: &Known<'_>) {
+    let missing_module = raised.missing_module.as_str();
     let loader = Loader::find(&failure.message).map(|found| loader(&found, known));
     if let Some(hint) = loader {
         failure.hints.push(hint);
-    } else if class == "ModuleNotFoundError" && !missing_module.is_empty() {
+    } else if raised.is_a("ModuleNotFoundError") && !missing_module.is_empty() {
         failure
             .hints
             .push(self::missing_module(missing_module, known));
-    } else if class == "ImportError"
+    } else if raised.is_a("ImportError")
         && !missing_module.is_empty()
         // Python's own words: a module may raise this for any reason.
         && failure.message.contains("cannot import name")
     {
         failure.hints.push(other_version(missing_module, known));
     }
-    failure.hints.extend(of_memory(failure, class, known));
-    failure.hints.extend(read_only(failure, class, known));
-    match (class, failure.stage) {
-        ("SystemExit", _) => failure.hints.push(
+    failure.hints.extend(of_memory(failure, raised, known));
+    failure.hints.extend(read_only(failure, raised, known));
+    failure.hints.extend(not_there(raised, failure.stage));
+    match failure.stage {
+        _ if raised.is_a("SystemExit") => failure.hints.push(
             "the function called sys.exit (or exit, or quit): return a value or raise another \
              exception instead"
                 .to_owned(),
         ),
-        (_, Stage::PicklingResult) if !is_memory_error(class) => failure.hints.push(
+        Stage::PicklingResult if !is_memory_error(raised) => failure.hints.push(
             "the function ran to its end, but what it returned cannot be pickled: return plain \
              data instead"
                 .to_owned(),
         ),
-        (
-            "UnpicklingError" | "EOFError" | "ValueError" | "AttributeError" | "TypeError",
-            stage @ (Stage::LoadingFunction | Stage::LoadingArguments),
-        ) => {
+        stage @ (Stage::LoadingFunction | Stage::LoadingArguments) if is_of_a_pickle(raised) => {
             let file = if stage == Stage::LoadingFunction {
                 known.scratch.function()
             } else {
@@ -118,9 +114,32 @@ fn raised(failure: &mut Failure, class: &str, missing_module: &str, known: &Know
     }
 }
 
-/// Python's own, and those of libraries below it. An `OutOfMemoryError` is mostly a GPU's.
-fn is_memory_error(class: &str) -> bool {
-    class.ends_with("MemoryError") && class != "OutOfMemoryError"
+/// Python's own, and those of libraries below it. A GPU's is none.
+fn is_memory_error(raised: &Raised) -> bool {
+    raised.is_a("MemoryError")
+}
+
+/// What a damaged pickle, or one of another version, makes `pickle.load` raise.
+fn is_of_a_pickle(raised: &Raised) -> bool {
+    // Not a class of the interpreter's.
+    raised.class == "UnpicklingError"
+        || ["EOFError", "ValueError", "AttributeError", "TypeError"]
+            .iter()
+            .any(|class| raised.is_a(class))
+}
+
+/// A file beside the script is not beside the function.
+fn not_there(raised: &Raised, stage: Stage) -> Option<String> {
+    let relative = !raised.filename.is_empty() && !raised.filename.starts_with('/');
+    let asked = stage == Stage::RunningFunction && raised.is_a("FileNotFoundError") && relative;
+    asked.then(|| {
+        format!(
+            "the function runs in a scratch directory of its own, which holds no `{}`: send the file \
+             along with `input_files` or `fixed_input_files` in the map's options (`--input PATH` of \
+             `htmap-exec local`)",
+            raised.filename
+        )
+    })
 }
 
 /// What says that a child of Python ended, and not how.
@@ -140,15 +159,15 @@ fn is_about_child(class: &str, message: &str) -> bool {
     }
 }
 
-fn of_memory(failure: &Failure, class: &str, known: &Known<'_>) -> Vec<String> {
+fn of_memory(failure: &Failure, raised: &Raised, known: &Known<'_>) -> Vec<String> {
     let memory = known.memory;
     let mut hints = Vec::new();
-    if is_memory_error(class) || (class == "OSError" && has_errno(failure, nix::libc::ENOMEM)) {
+    if is_memory_error(raised) || raised.errno == Some(nix::libc::ENOMEM) {
         hints.extend(lack::process_limits(memory));
         hints.push(format!("{}{}", lack::more(memory), lack::limit(memory)));
     } else if let Some(killed) = lack::killed(memory) {
         hints.push(killed);
-    } else if is_about_child(class, &failure.message) {
+    } else if is_about_child(&raised.class, &failure.message) {
         hints.push(match &memory.killed {
             Killed::Nobody if !memory.is_near() => "the kernel killed nobody for lack of memory: \
                 a child of Python crashed, or something else ended it. What it said last is in \
@@ -161,8 +180,8 @@ fn of_memory(failure: &Failure, class: &str, known: &Known<'_>) -> Vec<String> {
 }
 
 /// A package that writes beside itself.
-fn read_only(failure: &Failure, class: &str, known: &Known<'_>) -> Option<String> {
-    if class != "OSError" || !has_errno(failure, nix::libc::EROFS) {
+fn read_only(failure: &Failure, raised: &Raised, known: &Known<'_>) -> Option<String> {
+    if raised.errno != Some(nix::libc::EROFS) {
         return None;
     }
     let mounted = known.mounted.filter(|root| {
@@ -182,12 +201,6 @@ fn read_only(failure: &Failure, class: &str, known: &Known<'_>) -> Option<String
             known.scratch.root().display()
         ),
     })
-}
-
-/// `OSError` puts it in front, whatever the locale.
-fn has_errno(failure: &Failure, errno: i32) -> bool {
-    let headline = failure.message.lines().next().unwrap_or_default();
-    headline.contains(&format!("[Errno {errno}]"))
 }
 
 /// A compiled module that is there, and does not load.

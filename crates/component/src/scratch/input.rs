@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use flate2::read::MultiGzDecoder;
 
 use crate::failure::{Cause, Failure, Stage};
+use crate::regular;
 
 const CHUNK: usize = 1 << 20;
 const AT_ONCE: usize = 4 << 20;
@@ -45,7 +46,7 @@ impl Input {
             path: path.to_path_buf(),
             problem,
         };
-        let file = File::open(path).map_err(|error| bad(describe(&error)))?;
+        let file = regular::open_linked(path).map_err(|error| bad(describe(&error)))?;
         let size = file.metadata().map_or(0, |metadata| metadata.len());
         if size == 0 {
             return Err(bad("is empty".to_owned()));
@@ -77,7 +78,9 @@ impl Input {
     pub(crate) fn reopen(&self) -> io::Result<impl Read> {
         let rest = match self.rest {
             None => None,
-            Some(_) => Some(MultiGzDecoder::new(BufReader::new(File::open(&self.path)?))),
+            Some(_) => Some(MultiGzDecoder::new(BufReader::new(regular::open_linked(
+                &self.path,
+            )?))),
         };
         let head: &[u8] = if rest.is_some() { &[] } else { &self.head };
         let rest: Box<dyn Read> =
@@ -110,7 +113,7 @@ fn describe(error: &io::Error) -> String {
         io::ErrorKind::IsADirectory => "is a directory".to_owned(),
         io::ErrorKind::PermissionDenied => "cannot be read: permission denied".to_owned(),
         io::ErrorKind::UnexpectedEof => "is truncated".to_owned(),
-        io::ErrorKind::InvalidInput | io::ErrorKind::InvalidData => {
+        io::ErrorKind::InvalidData => {
             format!("is damaged: {error}")
         }
         _ => format!("cannot be read: {error}"),

@@ -11,7 +11,7 @@ use std::path::PathBuf;
 use htmap_exec_interpreter::PythonVersion;
 use serde::Deserialize;
 
-use crate::failure::{Frame, Stage};
+use crate::failure::{Frame, Raised, Stage};
 
 /// Letter and length.
 pub(crate) const HEADER: usize = 17;
@@ -88,7 +88,7 @@ pub(crate) const TABLE: [Kind; 17] = [
     driver(b'D', "data of the result's pickle, of any length"),
     driver(
         b'X',
-        "an exception: stage, class, missing module; its description follows",
+        "an exception: stage, class, built-in classes that it is one of, missing module, errno, file; its description follows",
     ),
     driver(
         b'F',
@@ -166,11 +166,7 @@ pub(crate) enum Said {
     /// `R`
     Returned,
     /// `X`
-    Raised {
-        stage: Stage,
-        class: String,
-        missing_module: String,
-    },
+    Raised(Stage, Raised),
     /// `F`
     Described(Described),
     /// `V`
@@ -214,11 +210,18 @@ impl Said {
                 kwargs: fields.next()?,
             }),
             b'R' => Self::Returned,
-            b'X' => Self::Raised {
-                stage: Stage::parse(&fields.next()?)?,
-                class: fields.next()?,
-                missing_module: fields.next()?,
-            },
+            b'X' => {
+                let stage = Stage::parse(&fields.next()?)?;
+                let (class, lineage) = (fields.next()?, fields.next()?);
+                let raised = Raised {
+                    class,
+                    lineage: lineage.split(' ').map(str::to_owned).collect(),
+                    missing_module: fields.next()?,
+                    errno: fields.next()?.parse().ok(),
+                    filename: fields.next()?,
+                };
+                Self::Raised(stage, raised)
+            }
             b'F' => Self::Described(serde_json::from_slice(payload).ok()?),
             b'V' => Self::Variable(fields.next()?.parse().ok()?, fields.next()?, fields.next()?),
             b'N' => Self::Note(fields.next()?),
@@ -435,7 +438,7 @@ mod tests {
             let payload: &[u8] = match kind.letter {
                 b'H' => b"3.11\x003.11.7\0/usr/bin/python3\0/usr/lib/python3",
                 b'S' => b"loading the function",
-                b'X' => b"running the function\0ImportError\0numpy",
+                b'X' => b"running the function\0ImportError\0ImportError Exception\0numpy\0\0",
                 b'F' => br#"{"message": "m", "traceback": "t", "frames": [], "left_out": 0}"#,
                 b'V' => b"0\0name\0text",
                 _ => b"one\0two\0three",

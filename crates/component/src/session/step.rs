@@ -12,7 +12,7 @@ use nix::sys::signal::Signal;
 
 use super::clock::Time;
 use super::protocol::{Hello, Loaded, Said};
-use crate::failure::{Cause, Failure, Stage};
+use crate::failure::{Cause, Failure, Raised, Stage};
 use crate::process::Ended;
 
 /// For the texts of the arguments, which no run depends on.
@@ -394,11 +394,7 @@ impl Session {
                     vec![Action::BeginOutput]
                 }
             }
-            Said::Raised {
-                stage,
-                class,
-                missing_module,
-            } => self.raised(stage, class, missing_module, now),
+            Said::Raised(stage, raised) => self.raised(stage, raised, now),
             Said::Described(described) => {
                 if let Phase::Reporting(failure) = &mut self.phase {
                     failure.frames = described.frames();
@@ -427,13 +423,7 @@ impl Session {
         }
     }
 
-    fn raised(
-        &mut self,
-        stage: Stage,
-        class: String,
-        missing_module: String,
-        now: Time,
-    ) -> Vec<Action> {
+    fn raised(&mut self, stage: Stage, raised: Raised, now: Time) -> Vec<Action> {
         let actions = match self.phase {
             Phase::Returning => vec![Action::Abandon],
             Phase::Waiting | Phase::Loading | Phase::Running => Vec::new(),
@@ -446,12 +436,9 @@ impl Session {
             self.settle(Outcome::Evicted(signal));
             return actions;
         }
-        let message = format!("{class} while {stage}");
-        let cause = Cause::Raised {
-            class,
-            missing_module,
-        };
-        self.phase = Phase::Reporting(Box::new(Failure::new(stage, cause, message)));
+        let message = format!("{} while {stage}", raised.class);
+        let failure = Failure::new(stage, Cause::Raised(raised), message);
+        self.phase = Phase::Reporting(Box::new(failure));
         self.deadlines.show = None;
         self.deadlines.report = Some(now + REPORT);
         actions

@@ -83,11 +83,7 @@ impl Told {
     }
 
     fn raise(&mut self) -> Vec<String> {
-        self.say(Said::Raised {
-            stage: Stage::RunningFunction,
-            class: "ValueError".to_owned(),
-            missing_module: String::new(),
-        })
+        self.say(raised(Stage::RunningFunction, "ValueError"))
     }
 
     fn gone(&mut self, status: i32) -> Vec<String> {
@@ -100,6 +96,17 @@ impl Told {
             other => format!("{other:?}"),
         }
     }
+}
+
+fn raised(stage: Stage, class: &str) -> Said {
+    let class = class.to_owned();
+    Said::Raised(
+        stage,
+        Raised {
+            class,
+            ..Raised::default()
+        },
+    )
 }
 
 fn failure() -> Box<Failure> {
@@ -305,11 +312,7 @@ fn the_first_report_is_the_one() {
     let mut told = Told::running();
     told.raise();
     told.tell(Event::Connected);
-    told.say(Said::Raised {
-        stage: Stage::PicklingResult,
-        class: "OSError".to_owned(),
-        missing_module: String::new(),
-    });
+    told.say(raised(Stage::PicklingResult, "OSError"));
     told.say(Said::End);
     assert!(told.outcome().contains("ValueError"));
 }
