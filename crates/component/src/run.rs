@@ -21,7 +21,6 @@ use crate::node::classad::ClassAd;
 use crate::node::memory::MemoryEvents;
 use crate::node::usage::Usage;
 use crate::node::{self, NodeFacts};
-use crate::pickle::scanner;
 use crate::process::Signals;
 use crate::report::advice::{self, Known};
 use crate::report::error_record::{self, Context};
@@ -443,14 +442,14 @@ impl ComponentRun<'_> {
         if self.options.allow_python_mismatch || submit == Some(node) {
             return Ok(());
         }
-        let mut codes = Vec::new();
+        let mut evidence = guard::Evidence::new();
         for input in inputs {
-            // What is damaged is found out by Python, which says more about it.
-            match input.reopen().and_then(scanner::code_objects) {
-                Ok(found) => codes.extend(found),
-                Err(error) => tracing::debug!("the pickle cannot be scanned: {error}"),
+            // What cannot be read is found out by Python, which says more about it.
+            match input.reopen() {
+                Ok(pickle) => evidence.read(pickle),
+                Err(error) => tracing::debug!("the pickle cannot be read again: {error}"),
             }
         }
-        guard::check(&codes, submit, node, executable).map_err(Box::new)
+        evidence.check(submit, node, executable).map_err(Box::new)
     }
 }
