@@ -16,7 +16,6 @@ import random
 import re
 import shutil
 import subprocess
-import sys
 import tempfile
 import time
 import zipfile
@@ -180,10 +179,12 @@ def sample(python: Python) -> list[Path]:
 
 def download(python: Python, into: Path) -> Iterator[Path]:
     """The sources of PACKAGES, in the latest versions that this Python takes."""
+    # The one that runs the tests has no pip.
+    pip = list(pythons().values())[-1].path
     for package in PACKAGES:
         wheels = into / "wheels" / package
         subprocess.run(
-            [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check", "download", "--no-deps"]
+            [pip, "-m", "pip", "--quiet", "--disable-pip-version-check", "download", "--no-deps"]
             + ["--python-version", python.minor, "--only-binary=:all:", "--dest", str(wheels), package],
             check=False,
             capture_output=True,

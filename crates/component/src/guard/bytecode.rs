@@ -173,7 +173,9 @@ struct Walk {
     /// The last two instructions.
     before: [(u8, u64); 2],
     /// 3.8: a `WITH_CLEANUP_START` was seen.
-    cleanup: bool,
+    with: bool,
+    /// 3.8: a `SETUP_FINALLY` was seen.
+    finally: bool,
 }
 
 impl Walk {
@@ -189,7 +191,8 @@ impl Walk {
             consts: 0,
             names: 0,
             before: [(0, 0); 2],
-            cleanup: false,
+            with: false,
+            finally: false,
         }
     }
 
@@ -254,10 +257,11 @@ impl Walk {
             self.target = self.target.max(behind + distance);
         }
         if table.backward.contains(&opcode) {
-            // No loop begins before the function does.
-            return self
-                .resume
-                .is_some_and(|resume| behind.saturating_sub(distance) > resume);
+            // A loop holds its own jump, and begins after the function does.
+            return distance > u64::from(self.caches)
+                && self
+                    .resume
+                    .is_some_and(|resume| behind.saturating_sub(distance) > resume);
         }
         true
     }
@@ -272,10 +276,12 @@ impl Walk {
                     && ((earlier.0, last.0) != (50, 100) || opcode == 72)
             }
             (3, 7) => last.0 != 50 || opcode != 100,
-            // WITH_CLEANUP_FINISH comes after WITH_CLEANUP_START.
+            // WITH_CLEANUP_FINISH comes after WITH_CLEANUP_START, and POP_FINALLY after SETUP_FINALLY
+            // or right behind WITH_CLEANUP_FINISH.
             (3, 8) => {
-                self.cleanup |= opcode == 81;
-                opcode != 82 || self.cleanup
+                self.with |= opcode == 81;
+                self.finally |= opcode == 122;
+                (opcode != 82 || self.with) && (opcode != 163 || self.finally || last.0 == 82)
             }
             // LIST_EXTEND and SET_UPDATE: the numbers of 3.8's CALL_FINALLY and POP_FINALLY.
             (3, 9) => !matches!(opcode, 162 | 163) || argument == 1,
@@ -284,20 +290,24 @@ impl Walk {
                 (!matches!(opcode, 162 | 163) || argument == 1)
                     && (opcode != 129 || self.units == 1)
             }
-            // ASYNC_GEN_WRAP comes before YIELD_VALUE: the number of 3.12's LOAD_LOCALS.
-            // POP_JUMP_BACKWARD_IF_NOT_NONE tests a value: the number of 3.12's CALL_INTRINSIC_1, which
-            // makes a tuple of what LIST_APPEND and LIST_EXTEND left, or comes before RERAISE.
+            // ASYNC_GEN_WRAP (3.12's LOAD_LOCALS) comes before YIELD_VALUE. The rest are jumps back to
+            // the beginning of a loop, if a value is None or not: 3.12's CALL_INTRINSIC_1 and _2, which
+            // take lists, new tuples and functions, names and what was imported, or stand before RERAISE.
             (3, 11) => {
+                let calls = matches!(last.0, 99 | 100 | 102 | 108 | 132 | 145 | 162);
                 (last.0 != 87 || opcode == 86)
-                    && (opcode != 173 || !matches!(last.0, 145 | 162))
+                    && (!matches!(opcode, 173 | 174) || !calls)
                     && (last != (173, 3) || opcode != 119 || argument != 1)
             }
-            // CALL_INTRINSIC_1 and CALL_INTRINSIC_2: few functions, two of them with one use each.
+            // CALL_INTRINSIC_1 and _2: few functions, two of them with one use each.
+            // LOAD_FROM_DICT_OR_GLOBALS and _DEREF (3.11's POP_JUMP_BACKWARD_IF_FALSE and _IF_TRUE)
+            // take what LOAD_LOCALS or LOAD_DEREF gave.
             (3, 12) => {
                 (opcode != 173 || argument <= 11)
                     && (opcode != 174 || argument <= 4)
                     && (last != (173, 3) || opcode == 119)
                     && (last != (173, 4) || opcode == 150)
+                    && (!matches!(opcode, 175 | 176) || matches!(last.0, 87 | 137))
             }
             _ => true,
         }

@@ -2,8 +2,8 @@
 //!
 //! Whatever leads to a code object lies close together on the stack: the callable, a mark, up to 19
 //! arguments, and within one of them the same again. So of the items above one mark only the upper
-//! ones are kept apart, and of very many marks only the upper ones; a memo keeps the latest of each
-//! kind, and knows whether it ever lost one.
+//! ones are kept apart, and of very many marks only the upper ones; a memo keeps of each kind
+//! what was stored or used last, and knows whether it ever lost one.
 
 use std::collections::{HashMap, VecDeque};
 use std::rc::Rc;
@@ -232,7 +232,8 @@ impl Stack {
 /// The unpickler's memo.
 #[derive(Debug, Default)]
 pub(crate) struct Memo {
-    kept: HashMap<u64, Kept>,
+    /// Each with whether it was used since it was last considered to be let go.
+    kept: HashMap<u64, (Kept, bool)>,
     rings: [VecDeque<u64>; RINGS + SYMBOLS.len()],
     next: u64,
     /// Something that matters was let go.
@@ -253,19 +254,30 @@ impl Memo {
             return;
         };
         let ring = &mut self.rings[ring];
-        if ring.len() == most
+        while ring.len() >= most
             && let Some(oldest) = ring.pop_front()
         {
-            self.kept.remove(&oldest);
-            self.lost = true;
+            match self.kept.get_mut(&oldest) {
+                Some((_, used)) if *used => {
+                    *used = false;
+                    ring.push_back(oldest);
+                }
+                _ => {
+                    self.kept.remove(&oldest);
+                    self.lost = true;
+                }
+            }
         }
         ring.push_back(index);
-        self.kept.insert(index, kept.clone());
+        self.kept.insert(index, (kept.clone(), false));
     }
 
-    pub(crate) fn get(&self, index: u64) -> Kept {
-        match self.kept.get(&index) {
-            Some(kept) => kept.clone(),
+    pub(crate) fn get(&mut self, index: u64) -> Kept {
+        match self.kept.get_mut(&index) {
+            Some((kept, used)) => {
+                *used = true;
+                kept.clone()
+            }
             None if self.lost => Kept::Unknown,
             None => Kept::Other,
         }
