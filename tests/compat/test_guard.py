@@ -11,7 +11,6 @@ import functools
 import gzip
 import json
 import os
-import pickle
 import random
 import re
 import shutil
@@ -184,8 +183,10 @@ def download(python: Python, into: Path) -> Iterator[Path]:
     for package in PACKAGES:
         wheels = into / "wheels" / package
         subprocess.run(
-            [pip, "-m", "pip", "--quiet", "--disable-pip-version-check", "download", "--no-deps"]
-            + ["--python-version", python.minor, "--only-binary=:all:", "--dest", str(wheels), package],
+            [
+                *(pip, "-m", "pip", "--quiet", "--disable-pip-version-check", "download", "--no-deps"),
+                *("--python-version", python.minor, "--only-binary=:all:", "--dest", str(wheels), package),
+            ],
             check=False,
             capture_output=True,
         )
@@ -259,3 +260,216 @@ def test_no_code_object_fits_a_version_that_reads_it_differently(minor: str) -> 
     if FULL:
         print(f"{minor}: {total} code objects; taken for another version's that reads them differently: {dict(wrong)}")
     assert not wrong, f"{dict(wrong)} of {total}: {', '.join(examples[:5])}"
+
+
+BIG = "{}\nbig = {}\nfunction = lambda x: 2 * x\nimport builtins\nf = builtins.len\nargs = ((big, function),)"
+# What stands before a function in the same pickle, and once led to its being overlooked.
+BEFORE = {
+    "many memos": ("", "[str(i) for i in range(200_000)]"),
+    "many texts that look like a type's name": ("", "[''.join(['co', 'de'][:n % 2 + 1]) for n in range(200_000)]"),
+    "a long tuple": ("", "tuple(range(100_000))"),
+    "deep lists": ("big = []\nfor i in range(300):\n    big = [i, big]", "big"),
+    "many bytes": ("", "[b'%d' % i for i in range(50_000)]"),
+}
+
+
+def run_on(python: Python, pickles: Path, *options: str, during: Callable[[Running], object] | None = None) -> Outcome:
+    scratch = Scratch(base=new_base(), python=python, options=list(options))
+    try:
+        scratch.fill(pickles)
+        return run_ours(scratch, timeout=300, during=during)
+    finally:
+        dispose(scratch)
+
+
+def both(*minors: str) -> pytest.MarkDecorator:
+    lacking = [minor for minor in minors if minor not in pythons()]
+    return pytest.mark.skipif(bool(lacking), reason=f"this machine has no Python {' and '.join(lacking)}")
+
+
+@both("3.11", "3.12")
+@pytest.mark.parametrize("told", [True, False], ids=["told", "not told"])
+@pytest.mark.parametrize("name", BEFORE)
+def test_a_function_is_found_behind_anything(name: str, told: bool) -> None:
+    pickles = make_pickles(BIG.format(*BEFORE[name]), pythons()["3.11"], 0)
+    options = ("--submit-python", "3.11") if told else ()
+    refused = run_on(pythons()["3.12"], pickles, *options)
+    if told:
+        assert refused.status == "ERR" and "pickled by Python 3.11" in refused.report, refused.dump()
+        assert "`<lambda>`" in refused.report
+    else:
+        # The two versions compile it to the same bytes.
+        assert refused.status == "OK" and refused.value == 2, refused.dump()
+    assert run_on(pythons()["3.11"], pickles).value == 2
+
+
+@both("3.11", "3.13")
+def test_code_before_the_damage_refuses(scratch: Scratch) -> None:
+    pickles = make_pickles("def f(x):\n    return 2 * x\nargs = (21,)", pythons()["3.13"], 0)
+    scratch.python = pythons()["3.11"]
+    scratch.options = ["--submit-python", "3.13"]
+    scratch.fill(pickles)
+    content = gzip.decompress((scratch.dir / "func").read_bytes())
+    # Ends like a pickle, and is broken between the function and its end.
+    scratch.write("func", gzip.compress(content[:-1] + b"\xff."))
+    outcome = run_ours(scratch)
+    assert outcome.status == "ERR" and "pickled by Python 3.13" in outcome.report, outcome.dump()
+
+
+# Each of them once was refused on the Python that pickled it, or is read differently by another one.
+FUNCTIONS = {
+    "a swap in try and finally": "def f(a, b):\n    try:\n        a, b = b, a\n    finally:\n        b += 1\n    return a\nargs = (1, 42)",
+    "dead code": "def f():\n    return 42\n    print(1)\n    print(2)",
+    "dead code of a generator": "def g():\n    return\n    yield\ndef f():\n    return 42 + len(list(g()))",
+    "a return in finally": "def f():\n    try:\n        return 1\n    finally:\n        return 42",
+    "two functions with the same bytes": "def g(x):\n    return x + 1\ndef h(y):\n    return y + 1\ndef f():\n    return g(20) + h(20)",
+    "a while loop": "def f():\n    a, b = 84, 126\n    while a:\n        a, b = b % a, a\n    return b",
+    "unpacking": "def f():\n    a = [1, 2]\n    return 36 + sum((*a, *a)) + len({*a, *a}) - 2",
+    "many constants": "f = eval('lambda: [' + ','.join(str(n + 0.5) for n in range(400)) + '][0] + 41.5')",
+    "sixteen constants": "f = eval('lambda: sum([' + ','.join('%d.5' % n for n in range(15)) + ']) - 70.5')",
+    "many cells": (
+        "names = ['v%d' % n for n in range(90)]\n"
+        "text = 'def f():\\n' + ''.join('    %s = 1\\n' % n for n in names)\n"
+        "exec(text + '    return 42 + (lambda: ' + ' + '.join(names) + ')() - 90')"
+    ),
+    "async": (
+        "import asyncio\nclass A:\n    def __aiter__(self):\n        self.n = 0\n        return self\n"
+        "    async def __anext__(self):\n        self.n += 1\n        if self.n > 42:\n            raise StopAsyncIteration\n"
+        "        return self.n\n"
+        "async def g():\n    n = 0\n    async for n in A():\n        pass\n    return n\n"
+        "def f():\n    loop = asyncio.new_event_loop()\n    try:\n        return loop.run_until_complete(g())\n"
+        "    finally:\n        loop.close()"
+    ),
+    "a long function": "exec('def f():\\n    n = 0\\n' + '    n += len(str(n))\\n' * 3000 + '    return n and 42')",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+@pytest.mark.parametrize("minor", needs)
+def test_a_function_runs_on_the_version_that_pickled_it(minor: str, name: str) -> None:
+    python = pythons()[minor]
+    outcome = run_on(python, make_pickles(FUNCTIONS[name], python, 0))
+    assert outcome.status == "OK" and outcome.value == 42, outcome.dump()
+
+
+DIFFERENT = [
+    ("3.6", "3.7", "async"), ("3.7", "3.6", "async"), ("3.9", "3.8", "unpacking"), ("3.8", "3.9", "unpacking"),
+    ("3.8", "3.9", "a return in finally"), ("3.9", "3.10", "a while loop"), ("3.10", "3.9", "a while loop"),
+    ("3.8", "3.10", "dead code"), ("3.10", "3.8", "dead code"), ("3.11", "3.12", "a while loop"),
+    ("3.12", "3.11", "a long function"), ("3.13", "3.12", "dead code"), ("3.12", "3.13", "unpacking"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("made", "run", "name"), DIFFERENT)
+def test_a_function_that_means_something_else_is_refused(made: str, run: str, name: str) -> None:
+    if lacking := {made, run} - set(pythons()):
+        pytest.skip(f"this machine has no Python {lacking}")
+    outcome = run_on(pythons()[run], make_pickles(FUNCTIONS[name], pythons()[made], 0))
+    assert outcome.status == "ERR"
+    assert re.search(rf"pickled by Python [\d. or]*\b{re.escape(made)}\b", outcome.report), outcome.dump()
+
+
+LARGE = {
+    "one string": b"B\x00\x00\x00\x01" + bytes(1 << 24),
+    "a tuple of numbers": b"(" + b"K\x01" * 4_000_000 + b"t",
+    "marks": b"(" * 4_000_000 + b"N",
+    "marks and numbers": b"(K\x01" * 2_000_000,
+    "memos": b"]" + b"".join(b"r" + n.to_bytes(4, "little") for n in range(2_000_000)),
+    "strings in the memo": b"(" + b"C\x04d\x00S\x00\x94" * 300_000 + b"t",
+    "nested tuples": b")" + b"\x85" * 4_000_000,
+    "a line": b"V" + b"x" * (1 << 24) + b"\n",
+}
+
+
+@both("3.11", "3.12")
+def test_memory_is_flat(scratch: Scratch) -> None:
+    """A function of another version stands behind each: nothing of it reaches Python."""
+    peaks = {}
+    function = make_pickles("def f():\n    return 42", pythons()["3.11"], 0)
+    code = gzip.decompress((function / "func").read_bytes())
+    scratch.python = pythons()["3.12"]
+    scratch.options = ["--submit-python", "3.11"]
+    scratch.fill(function)
+    for name, pickled in LARGE.items():
+        scratch.write("func", gzip.compress(b"\x80\x04" + pickled + code[2:], 1))
+        peak = 0
+
+        def watch(running: Running) -> None:
+            nonlocal peak
+            while running.process.poll() is None:
+                if found := re.search(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{running.process.pid}/status").read_text()):
+                    peak = int(found[1])
+                time.sleep(0.002)
+
+        outcome = run_ours(scratch, during=watch)
+        assert "pickled by Python 3.11" in outcome.report, f"{name}: {outcome.dump()}"
+        peaks[name] = peak
+    least = peaks["one string"]
+    assert all(peak < least + (8 << 10) for peak in peaks.values()), peaks
+
+
+# Run by the Python that pickles; `DIRECTORY PROTOCOL MODULE`.
+DUMP = """
+import gzip, importlib, sys
+directory, protocol, module = sys.argv[1:]
+pickler = importlib.import_module(module)
+space = {"__name__": "__main__"}
+exec(compile("import math\\ndef outer(y):\\n    def inner(x):\\n        total = 2 * x\\n        while total < y and"
+             " math:\\n            total += 1\\n        return total\\n    return inner\\nf = outer(42)", "f.py", "exec"), space)
+for name, thing in (("func", len), ("0.in", ((["text", space["f"]],), {}))):
+    with gzip.open(directory + "/" + name, "wb", 1) as file:
+        file.write(pickler.dumps(thing, protocol=int(protocol)))
+"""
+
+
+def found_in(python: Python, protocol: int, module: str = "cloudpickle", path: Path | None = None) -> list[str]:
+    """The versions of `inner`, as each Python's own pickler writes it."""
+    scratch = Scratch(base=new_base(), python=python)
+    try:
+        scratch.fill(None)
+        subprocess.run(
+            [python.path, "-c", DUMP, scratch.dir, str(protocol), module],
+            env={"PATH": os.defpath, "LC_ALL": "C.UTF-8", "PYTHONPATH": str(path or "")},
+            check=True,
+        )
+        said, _ = run_for_log(scratch, ["run", "--log", "trace", "--python", str(python.path), "0"])
+    finally:
+        dispose(scratch)
+    return re.findall(r"code object `inner`: (.*)$", said, re.MULTILINE)
+
+
+# The pair 3.6 and 3.7 has the same bytes for it.
+INNER = {"3.6": "3.6 or 3.7", "3.7": "3.6 or 3.7", "3.8": "3.8 or 3.9", "3.9": "3.8 or 3.9"}
+
+
+@pytest.mark.parametrize("protocol", range(6))
+@pytest.mark.parametrize("minor", needs)
+def test_code_is_found_in_every_protocol(minor: str, protocol: int) -> None:
+    if protocol == 5 and minor in ("3.6", "3.7"):
+        pytest.skip("protocol 5 came with 3.8")
+    assert found_in(pythons()[minor], protocol) == [INNER.get(minor, minor)]
+
+
+# Before 2.0, cloudpickle gave 3.10 a line table of 3.9's form, which is taken for that: nothing in `inner` says otherwise.
+PICKLERS = {
+    "cloudpickle==0.8.1": ("3.6", "3.7"),
+    "cloudpickle==1.2.2": ("3.6", "3.7"),
+    "cloudpickle==1.6.0": ("3.6", "3.7", "3.8", "3.9"),
+    "cloudpickle==2.0.0": ("3.6", "3.8", "3.10"),
+    "cloudpickle==2.2.1": ("3.7", "3.8", "3.10", "3.11"),
+    "dill==0.3.4": ("3.6", "3.8", "3.9"),
+    "dill==0.3.9": ("3.8", "3.10", "3.11", "3.12", "3.13"),
+}
+
+
+@pytest.mark.skipif(not FULL, reason="downloads other picklers: HTMAP_EXEC_TEST_FULL=1")
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("pickler", PICKLERS)
+def test_code_is_found_whoever_pickled_it(pickler: str, tmp_path: Path) -> None:
+    pip = list(pythons().values())[-1].path
+    subprocess.run([pip, "-m", "pip", "-q", "install", "--no-deps", "--target", tmp_path, pickler], check=True)
+    for minor in PICKLERS[pickler]:
+        if minor in pythons():
+            for protocol in (2, 4):
+                found = found_in(pythons()[minor], protocol, pickler.partition("=")[0], tmp_path)
+                assert found == [INNER.get(minor, minor)], (minor, protocol)

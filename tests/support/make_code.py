@@ -21,7 +21,7 @@ def instruction_set():
         caches = {name: count for name, count in zip(opcode.opname, caches) if count}
     names = {number: name for name, number in opcode.opmap.items() if number < 256}
     return {
-        "version": "%d.%d" % sys.version_info[:2],
+        "version": "{}.{}".format(*sys.version_info[:2]),
         "names": names,
         "caches": {number: caches[name] for number, name in names.items() if caches.get(name)},
         "absolute": [number for number in opcode.hasjabs if number < 256],
@@ -61,8 +61,7 @@ def walk(code, seen):
     seen.add(id(code))
     for const in code.co_consts:
         if isinstance(const, types.CodeType):
-            for inner in walk(const, seen):
-                yield inner
+            yield from walk(const, seen)
     yield code
 
 

@@ -130,7 +130,7 @@ impl Reader {
         self.lines.covers += u64::from(first);
         // An even distance to the end of a range, and lines in steps of at most 127.
         self.lines.ranges &=
-            first % 2 == 0 && (first != 0 || matches!(second.cast_signed(), 127 | -127));
+            first.is_multiple_of(2) && (first != 0 || matches!(second.cast_signed(), 127 | -127));
         self.walks.retain_mut(|walk| walk.step(first, second));
     }
 
@@ -243,7 +243,7 @@ impl Walk {
         // Up to 3.9, jumps count bytes.
         let bytes = table.version < (3, 10);
         if bytes
-            && argument % 2 != 0
+            && !argument.is_multiple_of(2)
             && (table.absolute.contains(&opcode) || table.forward.contains(&opcode))
         {
             return false;

@@ -132,3 +132,123 @@ fn listed(versions: Versions) -> String {
         .collect();
     names.join(" or ")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NODE: PythonVersion = PythonVersion {
+        major: 3,
+        minor: 12,
+    };
+
+    fn read(pickle: &[u8]) -> Evidence {
+        let mut evidence = Evidence::new();
+        evidence.read(pickle);
+        evidence
+    }
+
+    /// A code object of 3.11's shape, made by the callable that `callable` pushes.
+    fn code(callable: &[u8], bytecode: &[u8]) -> Vec<u8> {
+        let mut pickle = b"\x80\x04".to_vec();
+        pickle.extend_from_slice(callable);
+        pickle.extend_from_slice(b"(K\x01K\0K\0K\x01K\x02K\x03");
+        pickle.extend_from_slice(bytecode);
+        pickle.extend_from_slice(
+            b"N\x85)\x8c\x01x\x85\x8c\x04f.py\x8c\x01f\x94h\0K\x01C\x01\x80C\0))tR.",
+        );
+        pickle
+    }
+
+    const BUILTIN_TYPE: &[u8] = b"ccloudpickle.cloudpickle\n_builtin_type\n\x8c\x08CodeType\x85R";
+    // RESUME 0, LOAD_FAST 0, RETURN_VALUE: the same in 3.11 and 3.12.
+    const SAME: &[u8] = b"C\x06\x97\0|\0S\0";
+
+    #[test]
+    fn finds_code_whatever_makes_it() {
+        for callable in [
+            BUILTIN_TYPE,
+            b"ctypes\nCodeType\n",
+            b"cdill._dill\n_create_code\n",
+            b"csome.module\nof_its_own\n",
+            b"cbuiltins\ngetattr\nctypes\nCodeType\n\x8c\x08CodeType\x86R",
+        ] {
+            let evidence = read(&code(callable, SAME));
+            assert_eq!((evidence.count, evidence.name.as_str()), (1, "f"));
+            assert_eq!(listed(evidence.plausible), "3.11 or 3.12");
+        }
+        assert_eq!(read(b"\x80\x04cmarshal\nloads\nC\x02\xe3\0\x85R.").count, 1);
+    }
+
+    #[test]
+    fn finds_none_in_data_and_references() {
+        for pickle in [
+            &b"\x80\x04\x95\x15\0\0\0\0\0\0\0\x8c\x04math\x94\x8c\x04sqrt\x94\x93\x94."[..],
+            b"cmath\nsqrt\np0\n.",
+            b"\x80\x02]q\0(K\x01X\x08\0\0\0CodeTypeq\x01e.",
+            b"\x80\x04cmarshal\nloads\nC\x01i\x85R.",
+        ] {
+            assert_eq!(read(pickle).count, 0);
+        }
+    }
+
+    #[test]
+    fn finds_code_behind_many_memos() {
+        let mut pickle = b"\x80\x04ctypes\nCodeType\n\x94".to_vec();
+        for number in 0..200_000_u32 {
+            pickle.extend_from_slice(b"X\x04\0\0\0coder");
+            pickle.extend((number + 1).to_le_bytes());
+            pickle.push(b'0');
+        }
+        let rest = code(b"h\0", SAME);
+        pickle.extend_from_slice(&rest[2..]);
+        assert_eq!(read(&pickle).count, 1);
+    }
+
+    #[test]
+    fn keeps_what_was_found_before_the_damage() {
+        let mut pickle = code(BUILTIN_TYPE, SAME);
+        pickle.pop();
+        pickle.push(0xff);
+        let evidence = read(&pickle);
+        assert_eq!(evidence.count, 1);
+        let other = Some(PythonVersion {
+            major: 3,
+            minor: 11,
+        });
+        assert!(evidence.check(other, NODE, "python").is_err());
+        assert!(evidence.check(Some(NODE), NODE, "python").is_ok());
+        assert!(evidence.check(None, NODE, "python").is_ok());
+    }
+
+    #[test]
+    fn an_unknown_version_runs_what_looks_new() {
+        let newer = PythonVersion {
+            major: 3,
+            minor: 99,
+        };
+        // 3.14's RESUME; an instruction that nobody knows; 3.11 and 3.12.
+        for (bytecode, fits) in [
+            (&b"C\x06\x80\0T\0#\0"[..], true),
+            (b"C\x04\xfe\0#\0", true),
+            (SAME, false),
+        ] {
+            let evidence = read(&code(BUILTIN_TYPE, bytecode));
+            assert_eq!(evidence.check(None, newer, "python").is_ok(), fits);
+        }
+    }
+
+    #[test]
+    fn survives_anything() {
+        let mut state = 7_u32;
+        for _ in 0..20_000 {
+            let bytes: Vec<u8> = std::iter::repeat_with(|| {
+                state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+                (state >> 24) as u8
+            })
+            .take(64)
+            .collect();
+            read(&bytes);
+        }
+    }
+}
