@@ -20,7 +20,6 @@ use crate::node::memory::{self, Findings};
 use crate::node::usage::Usage;
 use crate::node::{self, NodeFacts};
 use crate::options::{Ending, Options};
-use crate::pickle::scanner;
 use crate::preparation::{OpenedInputs, Preparation, Prepared, open_inputs};
 use crate::process::signals::Signals;
 use crate::report::advice::{self, Known};
@@ -422,15 +421,17 @@ impl<'a> ComponentRun<'a> {
         if allow_python_mismatch || submit_python == Some(node) {
             return Ok(());
         }
-        let mut codes = Vec::new();
+        let mut evidence = guard::Evidence::new();
         for input in inputs {
-            // What is damaged is found out by Python, which says more about it.
-            match input.reopen().and_then(scanner::code_objects) {
-                Ok(found) => codes.extend(found),
+            match input.reopen() {
+                Ok(pickle) => evidence.read(pickle),
+                // Python finds it out, and says more about it.
                 Err(error) => tracing::debug!("the pickle cannot be scanned: {error}"),
             }
         }
-        guard::check(&codes, submit_python, node, executable).map_err(Box::new)
+        evidence
+            .check(submit_python, node, executable)
+            .map_err(Box::new)
     }
 
     /// What of `sys.path` the runner may look at.

@@ -1,165 +1,254 @@
 //! The version guard: bytecode runs only on the Python minor version that wrote it.
 //!
-//! The submit side says its version; where it does not (stock HTMap), the bytecode itself is
-//! compared with the instruction sets that are known.
+//! Bytecode of another minor version gives silently wrong answers (`2*x` pickled on 3.13 returns
+//! 21 for 21 on 3.11), so it has to be known before anything is unpickled. The submit side says its
+//! version; where it does not (stock HTMap), the bytecode itself is compared with the instruction
+//! sets that are known.
 
+mod bytecode;
+mod code;
+mod kept;
+mod machine;
 mod opcodes;
+
+use std::io::Read;
 
 use htmap_exec_interpreter::PythonVersion;
 
 use crate::failure::{Cause, Failure, Stage};
-use crate::guard::opcodes::{Instructions, KNOWN};
-use crate::pickle::scanner::CodeObject;
+use crate::guard::bytecode::{ALL, Versions};
+use crate::guard::machine::{Found, Machine};
+use crate::guard::opcodes::KNOWN;
+use crate::pickle::scanner;
 
-/// Whether code made by `submit` (if that is known) may run on `node`.
-pub(crate) fn check(
-    codes: &[CodeObject],
-    submit: Option<PythonVersion>,
-    node: PythonVersion,
-    executable: &str,
-) -> Result<(), Failure> {
-    let Some(first) = codes.first() else {
-        return Ok(());
-    };
-    let (made_by, fix) = match submit {
-        Some(submit) if submit == node => return Ok(()),
-        Some(submit) => (format!("Python {submit}"), submit.to_string()),
-        None => {
-            let plausible = plausible(codes);
-            let (major, minor) = (node.major, node.minor);
-            let known = KNOWN.iter().any(|table| table.version == (major, minor));
-            // Nothing known fits: the code is of a version newer than this program's tables.
-            let fits = plausible.contains(&(major, minor)) || (plausible.is_empty() && !known);
-            if fits {
-                return Ok(());
-            }
-            let names: Vec<String> = plausible
-                .iter()
-                .map(|(major, minor)| format!("{major}.{minor}"))
-                .collect();
-            match names.as_slice() {
-                [] => (
-                    "another Python".to_owned(),
-                    "the submit side's version".to_owned(),
-                ),
-                _ => (format!("Python {}", names.join(" or ")), names.join(" or ")),
-            }
-        }
-    };
-    Err(Failure {
-        stage: Stage::CheckingVersion,
-        cause: Cause::VersionMismatch,
-        message: format!(
-            "the map was pickled by {made_by}, and this execute node would run it on Python {node} \
-             (`{executable}`): it holds bytecode (of `{}` and {} more), which only the version \
-             that wrote it runs rightly",
-            first.name,
-            codes.len() - 1
-        ),
-        ..Failure::default()
-    }
-    .hint(format!(
-        "give the execute node Python {fix} (another image, `--python PATH`, a transplant), or \
-         submit the map from Python {node}; `--allow-python-mismatch` runs it all the same"
-    )))
+/// What the code objects of all pickles say together.
+#[derive(Debug)]
+pub(crate) struct Evidence {
+    /// The known versions that can have written all of them.
+    plausible: Versions,
+    count: u64,
+    /// The name of the first one.
+    name: String,
 }
 
-/// The known versions whose instructions all of the code is made of.
-fn plausible(codes: &[CodeObject]) -> Vec<(u8, u8)> {
-    KNOWN
-        .iter()
-        .filter(|table| codes.iter().all(|code| fits(code, table)))
-        .map(|table| table.version)
-        .collect()
-}
-
-fn fits(object: &CodeObject, table: &Instructions) -> bool {
-    let shape = match table.version {
-        (3, ..=7) => 15,
-        (3, ..=10) => 16,
-        _ => 18,
-    };
-    if object.arguments != shape || !object.code.len().is_multiple_of(2) {
-        return false;
-    }
-    object.code.is_empty() || lines_fit(object, table) && instructions_fit(object, table)
-}
-
-/// Line tables cover the code exactly in 3.10 (PEP 626) and from 3.11 on (PEP 657); before that
-/// they end where the last line starts.
-fn lines_fit(object: &CodeObject, table: &Instructions) -> bool {
-    let size = object.code.len();
-    let pairs = || {
-        object
-            .lines
-            .chunks(2)
-            .map(|pair| usize::from(pair[0]))
-            .sum::<usize>()
-    };
-    match table.version.1 {
-        ..=9 => pairs() < size,
-        10 => pairs() == size,
-        _ => {
-            let entries = object.lines.iter().filter(|byte| **byte & 0x80 != 0);
-            entries.map(|byte| usize::from(byte & 7) + 1).sum::<usize>() * 2 == size
+impl Evidence {
+    /// Of nothing.
+    pub(crate) fn new() -> Self {
+        Self {
+            plausible: ALL,
+            count: 0,
+            name: String::new(),
         }
     }
-}
 
-fn instructions_fit(object: &CodeObject, table: &Instructions) -> bool {
-    let units: Vec<(u8, u8)> = object
-        .code
-        .chunks_exact(2)
-        .map(|unit| (unit[0], unit[1]))
-        .collect();
-    let mut index = 0;
-    let mut extended = 0_usize;
-    // Only what sets up cells and generators comes before it.
-    if let Some(resume) = table.resume
-        && !units.iter().take(64).any(|(opcode, _)| *opcode == resume)
-    {
-        return false;
+    /// Adds a pickle. What was found in it before it breaks off counts: Python will report the
+    /// damage, and says more about it.
+    pub(crate) fn read(&mut self, pickle: impl Read) {
+        let mut machine = Machine::new(|found| self.add(&found));
+        if let Err(error) = scanner::read(pickle, &mut machine) {
+            tracing::debug!("the pickle cannot be read to its end: {error}");
+        }
     }
-    while let Some(&(opcode, low)) = units.get(index) {
-        index += 1;
-        let bit = usize::from(opcode);
-        if table.valid[bit / 64] >> (bit % 64) & 1 == 0 || opcode == 0 {
-            return false;
+
+    fn add(&mut self, found: &Found) {
+        let name = found.name.as_deref().unwrap_or("?");
+        if tracing::enabled!(tracing::Level::TRACE) {
+            tracing::trace!("code object `{name}`: {}", listed(found.versions));
         }
-        let argument = extended << 8 | usize::from(low);
-        extended = 0;
-        if opcode == table.extended {
-            extended = argument;
-            continue;
+        if self.count == 0 {
+            name.clone_into(&mut self.name);
         }
-        if table.consts.contains(&opcode) && object.consts.is_some_and(|size| argument >= size) {
-            return false;
+        self.count += 1;
+        self.plausible &= found.versions;
+    }
+
+    /// Whether the code may run on `node`, made by `submit` if that is known.
+    pub(crate) fn check(
+        &self,
+        submit: Option<PythonVersion>,
+        node: PythonVersion,
+        executable: &str,
+    ) -> Result<(), Failure> {
+        if self.count == 0 {
+            return Ok(());
         }
-        let (compare, operators) = table.compare;
-        if opcode == compare && table.version < (3, 12) && argument >= usize::from(operators) {
-            return false;
-        }
-        if table.absolute.contains(&opcode) {
-            let target = if table.version >= (3, 10) {
-                argument * 2
-            } else {
-                argument
-            };
-            if target >= object.code.len() || !target.is_multiple_of(2) {
-                return false;
-            }
-        }
-        if opcode < table.argument && low != 0 {
-            return false;
-        }
-        if let Some((_, entries)) = table.caches.iter().find(|(cached, _)| *cached == opcode) {
-            for _ in 0..*entries {
-                if units.get(index) != Some(&(0, 0)) {
-                    return false;
+        let (made_by, fix) = match submit {
+            Some(submit) if submit == node => return Ok(()),
+            Some(submit) => (format!("Python {submit}"), submit.to_string()),
+            None => {
+                if self.fits(node) {
+                    return Ok(());
                 }
-                index += 1;
+                let names = listed(self.plausible);
+                if names.is_empty() {
+                    (
+                        "another Python".to_owned(),
+                        "the submit side's version".to_owned(),
+                    )
+                } else {
+                    (format!("Python {names}"), names)
+                }
             }
+        };
+        let more = match self.count - 1 {
+            0 => String::new(),
+            more => format!(" and {more} more"),
+        };
+        Err(Failure {
+            stage: Stage::CheckingVersion,
+            cause: Cause::VersionMismatch,
+            message: format!(
+                "the map was pickled by {made_by}, and this execute node would run it on Python \
+                 {node} (`{executable}`): it holds bytecode (of `{}`{more}), which only the version \
+                 that wrote it runs rightly",
+                self.name
+            ),
+            ..Failure::default()
+        }
+        .hint(format!(
+            "give the execute node Python {fix} (another image, `--python PATH`, a transplant), or \
+             submit the map from Python {node}; `--allow-python-mismatch` runs it all the same"
+        )))
+    }
+
+    fn fits(&self, node: PythonVersion) -> bool {
+        let node = (node.major, node.minor);
+        match KNOWN.iter().position(|table| table.version == node) {
+            Some(index) => self.plausible >> index & 1 == 1,
+            // A version newer than this program's tables: its code looks like nothing that is known,
+            // or like the newest that is.
+            None => self.plausible == 0 || self.plausible >> (KNOWN.len() - 1) & 1 == 1,
         }
     }
-    true
+}
+
+/// Such as `3.11 or 3.12`.
+fn listed(versions: Versions) -> String {
+    let names: Vec<String> = KNOWN
+        .iter()
+        .enumerate()
+        .filter(|(index, _)| versions >> index & 1 == 1)
+        .map(|(_, table)| format!("{}.{}", table.version.0, table.version.1))
+        .collect();
+    names.join(" or ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NODE: PythonVersion = PythonVersion {
+        major: 3,
+        minor: 12,
+    };
+
+    fn read(pickle: &[u8]) -> Evidence {
+        let mut evidence = Evidence::new();
+        evidence.read(pickle);
+        evidence
+    }
+
+    /// A code object of 3.11's shape, made by the callable that `callable` pushes.
+    fn code(callable: &[u8], bytecode: &[u8]) -> Vec<u8> {
+        let mut pickle = b"\x80\x04".to_vec();
+        pickle.extend_from_slice(callable);
+        pickle.extend_from_slice(b"(K\x01K\0K\0K\x01K\x02K\x03");
+        pickle.extend_from_slice(bytecode);
+        pickle.extend_from_slice(
+            b"N\x85)\x8c\x01x\x85\x8c\x04f.py\x8c\x01f\x94h\0K\x01C\x01\x80C\0))tR.",
+        );
+        pickle
+    }
+
+    const BUILTIN_TYPE: &[u8] = b"ccloudpickle.cloudpickle\n_builtin_type\n\x8c\x08CodeType\x85R";
+    // RESUME 0, LOAD_FAST 0, RETURN_VALUE: the same in 3.11 and 3.12.
+    const SAME: &[u8] = b"C\x06\x97\0|\0S\0";
+
+    #[test]
+    fn finds_code_whatever_makes_it() {
+        for callable in [
+            BUILTIN_TYPE,
+            b"ctypes\nCodeType\n",
+            b"cdill._dill\n_create_code\n",
+            b"csome.module\nof_its_own\n",
+            b"cbuiltins\ngetattr\nctypes\nCodeType\n\x8c\x08CodeType\x86R",
+        ] {
+            let evidence = read(&code(callable, SAME));
+            assert_eq!((evidence.count, evidence.name.as_str()), (1, "f"));
+            assert_eq!(listed(evidence.plausible), "3.11 or 3.12");
+        }
+        assert_eq!(read(b"\x80\x04cmarshal\nloads\nC\x02\xe3\0\x85R.").count, 1);
+    }
+
+    #[test]
+    fn finds_none_in_data_and_references() {
+        for pickle in [
+            &b"\x80\x04\x95\x15\0\0\0\0\0\0\0\x8c\x04math\x94\x8c\x04sqrt\x94\x93\x94."[..],
+            b"cmath\nsqrt\np0\n.",
+            b"\x80\x02]q\0(K\x01X\x08\0\0\0CodeTypeq\x01e.",
+            b"\x80\x04cmarshal\nloads\nC\x01i\x85R.",
+        ] {
+            assert_eq!(read(pickle).count, 0);
+        }
+    }
+
+    #[test]
+    fn finds_code_behind_many_memos() {
+        let mut pickle = b"\x80\x04ctypes\nCodeType\n\x94".to_vec();
+        for number in 0..200_000_u32 {
+            pickle.extend_from_slice(b"X\x04\0\0\0coder");
+            pickle.extend((number + 1).to_le_bytes());
+            pickle.push(b'0');
+        }
+        let rest = code(b"h\0", SAME);
+        pickle.extend_from_slice(&rest[2..]);
+        assert_eq!(read(&pickle).count, 1);
+    }
+
+    #[test]
+    fn keeps_what_was_found_before_the_damage() {
+        let mut pickle = code(BUILTIN_TYPE, SAME);
+        pickle.pop();
+        pickle.push(0xff);
+        let evidence = read(&pickle);
+        assert_eq!(evidence.count, 1);
+        let other = Some(PythonVersion {
+            major: 3,
+            minor: 11,
+        });
+        assert!(evidence.check(other, NODE, "python").is_err());
+        assert!(evidence.check(Some(NODE), NODE, "python").is_ok());
+        assert!(evidence.check(None, NODE, "python").is_ok());
+    }
+
+    #[test]
+    fn an_unknown_version_runs_what_looks_new() {
+        let newer = PythonVersion {
+            major: 3,
+            minor: 99,
+        };
+        // 3.14's RESUME; an instruction that nobody knows; 3.11 and 3.12.
+        for (bytecode, fits) in [
+            (&b"C\x06\x80\0T\0#\0"[..], true),
+            (b"C\x04\xfe\0#\0", true),
+            (SAME, false),
+        ] {
+            let evidence = read(&code(BUILTIN_TYPE, bytecode));
+            assert_eq!(evidence.check(None, newer, "python").is_ok(), fits);
+        }
+    }
+
+    #[test]
+    fn survives_anything() {
+        let mut state = 7_u32;
+        for _ in 0..20_000 {
+            let bytes: Vec<u8> = std::iter::repeat_with(|| {
+                state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+                (state >> 24) as u8
+            })
+            .take(64)
+            .collect();
+            read(&bytes);
+        }
+    }
 }
