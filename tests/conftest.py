@@ -14,7 +14,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from support import table
+from support import home, table
 from support.cases import dispose
 from support.scratch import Scratch, new_base
 
@@ -26,6 +26,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default=os.environ.get("HTMAP_EXEC_TEST_CONTROL", "run"),
         help="run HTMap's own script beside the binary on each case, or not, or alone",
     )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    # Before any test is imported, which may look at its home. In a pool it is the tests' own already.
+    if "HTMAP_EXEC_TEST_IMAGES" not in os.environ:
+        config.add_cleanup(home.move().cleanup)
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Stock HTMap with settings and a map directory of its own, and no scheduler.
+"""Stock HTMap in the tests' own home, and no scheduler.
 
 HTMap makes its directory when it is imported and keeps its settings in the process: what a test changes is put back.
 """
@@ -6,7 +6,6 @@ HTMap makes its directory when it is imported and keeps its settings in the proc
 from __future__ import annotations
 
 import copy
-import os
 import stat
 import warnings
 from collections.abc import Callable, Iterator
@@ -19,13 +18,13 @@ Submission = Callable[..., "tuple[dict[str, str], list[dict[str, str]]]"]
 
 
 @pytest.fixture(scope="session")
-def htmap(tmp_path_factory: pytest.TempPathFactory) -> Any:
+def htmap() -> Any:
     pytest.importorskip("htcondor", reason="HTMap needs HTCondor's Python bindings, version 1", exc_type=ImportError)
-    os.environ["HTMAP_HTMAP_DIR"] = str(tmp_path_factory.mktemp("htmap"))
     with warnings.catch_warnings():
         # The bindings warn that no HTCondor is configured here.
         warnings.simplefilter("ignore")
         import htmap
+    assert Path(htmap.settings["HTMAP_DIR"]).parent == Path.home()
     return htmap
 
 

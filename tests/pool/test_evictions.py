@@ -13,39 +13,46 @@ import pytest
 from on_pool import TIMEOUT, events, made, printed, results, scratch, until, vacate_fast
 
 
-def counting(steps: int, pause: float) -> Callable[[object], tuple[int, int]]:
-    """Counts to `steps`, checkpointing each; returns where it started and where it ended."""
+def counting(evictions: int) -> Callable[[object], tuple[int, int]]:
+    """Counts, checkpointing each number, without an end until it has been evicted so often, and then four more;
+    returns where that attempt started and where it ended.
+    """
 
     def count(_: object) -> tuple[int, int]:
+        import itertools
         import pathlib
+        import re
         import time
 
         import htmap
 
+        attempt = re.search(r"^NumShadowStarts = (\d+)$", pathlib.Path(".job.ad").read_text(), re.MULTILINE)[1]
         state = pathlib.Path("state", "count")
         state.parent.mkdir(exist_ok=True)
         start = int(state.read_text()) if state.exists() else 0
         pathlib.Path(f"part-{start}").write_text("part")
         htmap.transfer_output_files(f"part-{start}")
-        for number in range(start + 1, steps + 1):
+        for number in itertools.count(start + 1):
             state.write_text(str(number))
             htmap.checkpoint("state")
             # For the test to see; it stays behind when the attempt ends.
             pathlib.Path(f"counted-{number - start}").touch()
-            time.sleep(pause)
-        return start, steps
+            if int(attempt) > evictions and number == start + 4:
+                return start, number
+            time.sleep(0.05)
+        raise AssertionError("there is no end of numbers")
 
     return count
 
 
 def test_a_checkpoint_survives_one_vacate_and_then_another(delivery: str) -> None:
-    m = htmap.map(counting(24, 0.25), [None])
+    m = htmap.map(counting(evictions=2), [None])
     until(made(m, 1, "counted-4"), "the first attempt counts")
     m.vacate()
     until(made(m, 2, "counted-4"), "the second attempt counts")
     m.vacate()
     start, end = m.get(0, timeout=TIMEOUT)
-    assert end == 24
+    assert end == start + 4
     # Output files of every attempt arrive, each from where the last one had come to.
     parts = sorted(int(path.name.split("-")[1]) for path in m.output_files.get(0).iterdir())
     assert len(parts) == 3
@@ -109,11 +116,12 @@ def test_a_fast_vacate_after_a_slow_one_keeps_the_checkpoint(assume: None) -> No
 
 @pytest.mark.parametrize("fast", [False, True], ids=["slow", "fast"])
 def test_a_vacate_right_after_the_start_costs_nothing_but_time(assume: None, fast: bool) -> None:
-    m = htmap.map(counting(8, 0.25), [None])
+    m = htmap.map(counting(evictions=1), [None])
     # Before Python is up, most likely before the runner is.
     until(lambda: scratch(m, 1), "there is a scratch directory")
     (vacate_fast if fast else htmap.Map.vacate)(m)
-    assert m.get(0, timeout=TIMEOUT)[1] == 8
+    start, end = m.get(0, timeout=TIMEOUT)
+    assert end == start + 4
     assert events(m, htcondor.JobEventType.JOB_EVICTED)
 
 
@@ -134,7 +142,7 @@ def test_vacates_at_all_moments_hold_nothing(assume: None) -> None:
 
 
 def test_hold_and_release(assume: None) -> None:
-    m = htmap.map(counting(12, 0.25), [None])
+    m = htmap.map(counting(evictions=1), [None])
     until(made(m, 1, "counted-4"), "it counts")
     m.hold()
     until(lambda: m.component_statuses == [htmap.ComponentStatus.HELD], "it is held")
@@ -142,12 +150,12 @@ def test_hold_and_release(assume: None) -> None:
     # HTMap knows from the event log only.
     until(lambda: m.component_statuses != [htmap.ComponentStatus.HELD], "it is released")
     start, end = m.get(0, timeout=TIMEOUT)
-    assert end == 12
+    assert end == start + 4
     assert start >= 4
 
 
 def test_a_removed_map_leaves_nothing_running(assume: None) -> None:
-    m = htmap.map(counting(4000, 0.25), [None])
+    m = htmap.map(counting(evictions=1), [None])
     until(made(m, 1, "counted-1"), "it counts")
     m.remove()
     until(lambda: not scratch(m, 1), "its scratch directory is gone")

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 from support.environment import binary, pythons, system_python
+from support.moments import comes_to
 
 MAIN = pythons().get("3.11") or list(pythons().values())[-1]
 
@@ -154,8 +155,7 @@ def test_files_that_are_the_same_are_stored_once(venv: Path, build: Command, tmp
 
 WRITER = """
 import sys, time
-until = time.monotonic() + float(sys.argv[2])
-while time.monotonic() < until:
+while True:
     with open(sys.argv[1], "a") as file:
         file.write("x = 1\\n")
     time.sleep(0.001)
@@ -163,37 +163,43 @@ while time.monotonic() < until:
 
 
 @pytest.fixture
-def writer(venv: Path) -> Iterator[Callable[[float], Path]]:
-    running = []
+def writer(venv: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """It writes on and on, until somebody kills it."""
+    changing(venv).touch()
+    with subprocess.Popen([sys.executable, "-c", WRITER, changing(venv)]) as running:
+        assert comes_to(running, lambda: changing(venv).stat().st_size)
+        yield running
+        running.kill()
 
-    def start(seconds: float) -> Path:
-        file = packages(venv) / "changing.py"
-        file.touch()
-        running.append(subprocess.Popen([sys.executable, "-c", WRITER, file, str(seconds)]))
-        while not file.stat().st_size:
-            time.sleep(0.01)
-        return file
 
-    yield start
-    for each in running:
-        each.kill()
-        each.wait()
+def changing(venv: Path) -> Path:
+    return packages(venv) / "changing.py"
 
 
 def test_a_file_that_changes_is_read_again(
-    venv: Path, build: Command, writer: Callable[[float], Path], tmp_path: Path
+    venv: Path, store: Path, writer: subprocess.Popen[bytes], tmp_path: Path
 ) -> None:
-    file = writer(0.7)
-    done = build()
-    assert f"`{file}` changed while it was packed: it is packed again" in done.stderr
-    subprocess.run([binary(), "transplant", "unpack", archive(done), tmp_path / "unpacked"], check=True)
+    file = changing(venv)
+    env = {"PATH": os.defpath, "XDG_CACHE_HOME": str(tmp_path / "cache")}
+    command = [*map(str, words(venv, store))]
+    said = []
+    with subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as running:
+        assert running.stdout is not None and running.stderr is not None
+        for line in running.stderr:
+            said.append(line)
+            if f"`{file}` changed while it was packed: it is packed again" in line:
+                writer.kill()
+                writer.wait()
+        made = Path(running.stdout.read().strip())
+    assert running.returncode == 0 and writer.poll() is not None, said
+    subprocess.run([binary(), "transplant", "unpack", made, tmp_path / "unpacked"], check=True)
     assert (tmp_path / "unpacked" / file.relative_to(venv)).read_bytes() == file.read_bytes()
 
 
 def test_a_file_that_goes_on_changing_is_named(
-    venv: Path, build: Command, writer: Callable[[float], Path], store: Path
+    venv: Path, build: Command, writer: subprocess.Popen[bytes], store: Path
 ) -> None:
-    file = writer(600)
+    file = changing(venv)
     done = build(fails=True)
     assert done.returncode == 1
     assert done.stderr.count("it is packed again") == 2

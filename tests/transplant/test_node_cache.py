@@ -4,9 +4,13 @@ component.
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import fcntl
+import functools
 import json
 import os
+import select
 import shutil
 import signal
 import subprocess
@@ -17,10 +21,13 @@ from pathlib import Path
 
 import pytest
 from support.environment import binary, is_root
+from support.moments import comes_to
 from support.node_archives import MAIN, MEMORY, Node, build, with_manifest
 from support.outcome import NONE, Outcome
 from support.running import Running
 from support.scratch import Scratch, new_base
+
+LIBC = ctypes.CDLL(None)
 
 PREFIX = "def f():\n    import sys\n    return sys.prefix"
 
@@ -121,20 +128,33 @@ def test_jobs_that_start_together(node: Node, archive: Path, base: Path, jobs: i
 
 def test_a_kill_while_it_is_made(node: Node, archive: Path, base: Path) -> None:
     cache = base / "cache"
-    for moment in range(10):
-        delay = 0.01 + 0.04 * moment
+    whole = base / "whole"
+    subprocess.run([binary(), "transplant", "unpack", archive, whole], check=True, stdout=subprocess.DEVNULL)
+    entries = len(list(whole.rglob("*")))
+
+    def unpacked(number: float, since: int) -> bool:
+        """Whether so many entries stand there that the last kill did not leave."""
+        partials = list(cache.glob("*/*/partial"))
+        with contextlib.suppress(FileNotFoundError):  # it is cleared, or has its name now
+            made = (path.lstat().st_ctime_ns > since for partial in partials for path in partial.rglob("*"))
+            return bool(partials) and sum(made) >= number
+        return False
+
+    killed = 0
+    for tenth in range(10):
         scratch = node.scratch(PREFIX)
         words = ["run", "--transplant", archive, "--cache-dir", cache, "0"]
+        (base / "now").touch()
+        since = (base / "now").stat().st_ctime_ns
         running = subprocess.Popen([binary(), *words], cwd=scratch.dir, env=scratch.env, stdout=subprocess.DEVNULL)
-        time.sleep(delay)
+        killed += comes_to(running, functools.partial(unpacked, entries * tenth / 10, since))
         running.send_signal(signal.SIGKILL)
         running.wait()
+    assert killed > 4
     outcome = node.run(archive, PREFIX, "--cache-dir", cache)
     tree = entry(cache) / "tree"
     assert outcome.value == str(tree), outcome.dump()
     assert not (entry(cache) / "partial").exists()
-    whole = base / "whole"
-    subprocess.run([binary(), "transplant", "unpack", archive, whole], check=True, stdout=subprocess.DEVNULL)
     done = subprocess.run(["diff", "-r", "--no-dereference", tree, whole], capture_output=True)
     assert done.returncode == 0, done.stdout
 
@@ -245,17 +265,38 @@ def test_the_one_not_used_longest_goes(node: Node, archive: Path, base: Path) ->
 def test_nothing_in_use_goes(node: Node, archive: Path, base: Path) -> None:
     cache = base / "cache"
     other = with_manifest(archive, lambda manifest: manifest.update(packages=["other==1"]), "other")
-    source = (
-        "def f():\n    import pathlib, time\n    pathlib.Path('here').touch()\n    time.sleep(1.5)\n    import wave"
-    )
+    source = """
+        def f():
+            import os, pathlib, time
+            pathlib.Path("here").touch()
+            while not os.path.exists("go"):
+                time.sleep(0.01)
+            import wave
+    """
 
     def meanwhile(running: Running) -> None:
         assert running.wait_for("here")
         size = int((entry(cache) / "lock").read_text())
         outcome = node.run(other, PREFIX, "--cache-dir", cache, "--cache-size", f"{size + size // 2}")
         from_scratch(outcome, "MB are taken")
+        (running.scratch.dir / "go").touch()
 
     assert node.run(archive, source, "--cache-dir", cache, during=meanwhile).status == "OK"
+
+
+def watch_opening(path: Path) -> int:
+    watch = LIBC.inotify_init()
+    in_open = 0x20
+    assert watch >= 0 and LIBC.inotify_add_watch(watch, os.fsencode(path), in_open) >= 0
+    return int(watch)
+
+
+def await_opening(watch: int) -> None:
+    """Whoever waits for the lock opens its file again and again."""
+    try:
+        assert select.select([watch], [], [], 30)[0], "nobody asked for the lock"
+    finally:
+        os.close(watch)
 
 
 def test_a_job_that_has_to_end_waits_for_nobody(node: Node, archive: Path, base: Path) -> None:
@@ -263,12 +304,12 @@ def test_a_job_that_has_to_end_waits_for_nobody(node: Node, archive: Path, base:
     node.run(archive, PREFIX, "--cache-dir", cache)
 
     def meanwhile(running: Running) -> None:
-        time.sleep(0.3)
-        assert running.process.poll() is None
+        await_opening(watch)
         running.signal(signal.SIGTERM)
 
     with (entry(cache) / "lock").open("r+b") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
+        watch = watch_opening(entry(cache) / "lock")
         outcome = node.run(archive, PREFIX, "--cache-dir", cache, during=meanwhile)
     assert outcome.wall < 10
     assert outcome.status == NONE, outcome.dump()

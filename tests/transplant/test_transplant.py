@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import random
 import shutil
 import signal
 import subprocess
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from support.cases import dispose
 from support.environment import Python, binary, can_unshare, cloudpickle_package, probe, pythons, system_python
+from support.moments import comes_to
 from support.outcome import Outcome
 from support.running import run_ours
 from support.scratch import Scratch, make_pickles, new_base
@@ -252,19 +253,22 @@ def test_the_store(
 
 
 def test_a_kill_leaves_no_archive(store: Path, tmp_path: Path) -> None:
-    for delay in (0.05, 0.2, 0.4, 0.8):
+
+    def written(size: int) -> bool:
+        return any(path.stat().st_size >= size for path in store.glob(".making-*"))
+
+    for size in (None, 0, 1 << 10, 1 << 20):
         running = subprocess.Popen(
             [binary(), "transplant", "build", "--python", MAIN.path, "--dir", store],
             env={"PATH": os.defpath, "XDG_CACHE_HOME": str(tmp_path / "cache")},
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
-        time.sleep(delay)
+        assert size is None or comes_to(running, functools.partial(written, size))
         running.send_signal(signal.SIGKILL)
-        running.wait()
+        assert running.wait() == -signal.SIGKILL
         left = [path for path in store.iterdir() if path.suffix != ".pip"] if store.exists() else []
-        if running.returncode == -signal.SIGKILL:
-            assert left == []
+        assert left == []
 
 
 def test_two_builds_at_once(store: Path, tmp_path: Path) -> None:

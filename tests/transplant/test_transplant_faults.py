@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import shutil
 import signal
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from support.environment import binary, is_root, pythons
+from support.moments import comes_to
 from support.node_archives import PRUNED
 
 MAIN = pythons().get("3.11") or list(pythons().values())[-1]
@@ -81,19 +83,28 @@ def small_disk(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
         subprocess.run(["umount", "--lazy", place], check=True)
 
 
+def written(store: Path, size: float) -> bool:
+    """Whether so much of an archive stands there, still without a name."""
+    try:
+        return any(path.stat().st_size >= size for path in store.glob(".making-*"))
+    except FileNotFoundError:  # it has its name now
+        return True
+
+
 def test_a_kill_at_any_moment(command: Command) -> None:
-    begun = time.monotonic()
     whole = command.succeeds()
-    took = time.monotonic() - begun
+    size = whole.stat().st_size
     shutil.rmtree(command.store)
     killed = 0
-    for moment in range(10):
+    # As parts of what is written: before the first byte, too, and between the last one and the name.
+    for part in (None, *(tenth / 10 for tenth in range(11))):
         # Nothing is remembered of it, or there would be nothing to do.
         shutil.rmtree(Path(command.env["XDG_CACHE_HOME"]), ignore_errors=True)
         with subprocess.Popen(
             command.words(MAIN.path), env=command.env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         ) as running:
-            time.sleep(took * (moment + 0.5) / 10)
+            if part is not None:
+                comes_to(running, functools.partial(written, command.store, part * size))
             running.send_signal(signal.SIGKILL)
         killed += running.returncode == -signal.SIGKILL
         for archive in command.archives():
@@ -102,7 +113,7 @@ def test_a_kill_at_any_moment(command: Command) -> None:
         listed = subprocess.run(words, env=command.env, capture_output=True, text=True, check=True).stdout
         assert len(listed.splitlines()) == len(command.archives())
         assert "no whole transplant" not in listed
-    assert killed > 4
+    assert killed > 8
     assert command.succeeds().name == whole.name
 
 
