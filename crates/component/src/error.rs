@@ -20,6 +20,14 @@ pub enum Error {
         #[source]
         source: io::Error,
     },
+    /// The checkpoint could not be brought back, and is kept: an output would drop it.
+    #[error("{message}")]
+    NotRestored {
+        /// Why not.
+        message: String,
+        /// What the user can do about it.
+        hint: String,
+    },
     /// The kernel refused something that supervision needs.
     #[error("cannot {action}")]
     System {
@@ -49,8 +57,11 @@ impl Error {
     }
 
     /// What the user can do about it, where we know.
-    pub fn hint(&self) -> Option<&'static str> {
-        let (Self::Io { source, .. } | Self::System { source, .. }) = self;
+    pub fn hint(&self) -> Option<&str> {
+        let source = match self {
+            Self::Io { source, .. } | Self::System { source, .. } => source,
+            Self::NotRestored { hint, .. } => return Some(hint),
+        };
         match source.kind() {
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
                 Some("the disk is full: ask for more with request_disk")

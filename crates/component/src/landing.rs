@@ -92,14 +92,13 @@ impl Landing {
             mut watch,
         } = self;
         let job_ad = read_ad("_CONDOR_JOB_AD", &scratch, ".job.ad");
-        if Scratch::restarted(&job_ad) {
-            scratch.restore_output_files()?;
-            if scratch.adopt_output()? {
-                checkpoint::drop_all(&scratch)?;
-                tracing::info!("the output of an earlier attempt stands already");
-                return Ok(Ending::AlreadyFinished);
-            }
+        if scratch.take_over(&job_ad)? {
+            checkpoint::drop_all(&scratch)?;
+            tracing::info!("the output of an earlier attempt stands already");
+            return Ok(Ending::AlreadyFinished);
         }
+        // Before anything else: from here on an eviction loses nothing of it.
+        let adopted = checkpoint::adopt(&scratch)?;
         let machine_ad = read_ad("_CONDOR_MACHINE_AD", &scratch, ".machine.ad");
         let node = NodeFacts::collect(&machine_ad);
         transcript::landed(&node);
@@ -111,7 +110,7 @@ impl Landing {
             timeout: options.timeout,
             vacate: vacate_time(&machine_ad, &job_ad),
         };
-        ComponentRun::new(&options, &scratch, job_ad, node, watch).run(&signals, limits)
+        ComponentRun::new(&options, &scratch, adopted, job_ad, node, watch).run(&signals, limits)
     }
 }
 

@@ -11,7 +11,7 @@ use htmap_exec_interpreter::{
     Candidate, Distributions, PythonVersion, Rejection, likely_site_directories,
 };
 
-use crate::driver::{self, Hello, Loaded};
+use crate::driver::{self, Hello, Loaded, workers};
 use crate::error::Error;
 use crate::failure::{Cause, Failure, PythonFacts, Stage};
 use crate::guard;
@@ -30,7 +30,8 @@ use crate::report::{death, transcript};
 use crate::scratch::Scratch;
 use crate::scratch::input::{BadInput, Input};
 use crate::scratch::output::Output;
-use crate::scratch::{checkpoint, listing};
+use crate::scratch::checkpoint::{self, Adopted, NotRestored, Restoring};
+use crate::scratch::listing;
 use crate::session::channel::{Connection, Feed};
 use crate::session::{self, Finished, Limits, Outcome, Steps};
 
@@ -50,7 +51,10 @@ pub(crate) struct ComponentRun<'a> {
     inputs: Option<OpenedInputs>,
     python: Option<PythonFacts>,
     rejections: Vec<Rejection>,
-    prepared: Option<Result<(), Error>>,
+    prepared: bool,
+    adopted: Adopted,
+    restoring: Option<Restoring>,
+    not_restored: Option<Box<Failure>>,
     announced: bool,
     restored: usize,
     show_arguments: bool,
@@ -61,6 +65,7 @@ impl<'a> ComponentRun<'a> {
     pub(crate) fn new(
         options: &'a Options,
         scratch: &'a Scratch,
+        adopted: Adopted,
         job_ad: ClassAd,
         node: NodeFacts,
         watch: Stopwatch,
@@ -76,7 +81,10 @@ impl<'a> ComponentRun<'a> {
             inputs: None,
             python: None,
             rejections: options.interpreters.rejections.clone(),
-            prepared: None,
+            prepared: false,
+            adopted,
+            restoring: None,
+            not_restored: None,
             announced: false,
             restored: 0,
             show_arguments: true,
@@ -111,8 +119,16 @@ impl<'a> ComponentRun<'a> {
             break;
         }
         self.prepare();
-        if let Some(Err(error)) = self.prepared.take() {
-            return Err(error);
+        if let Some(failure) = self.not_restored.take()
+            && finished
+                .as_ref()
+                .is_none_or(|finished| !matches!(finished.outcome, Outcome::Evicted(_)))
+        {
+            // No output: with one, the checkpoint would be dropped.
+            return Err(Error::NotRestored {
+                message: failure.message,
+                hint: failure.hints.join("; "),
+            });
         }
         match finished {
             Some(finished) => self.conclude(&finished),
@@ -183,15 +199,34 @@ impl<'a> ComponentRun<'a> {
 
     /// What goes on while Python starts. Failures come out when Python is done for.
     fn prepare(&mut self) {
-        if self.prepared.is_some() || !self.tree.is_empty() {
+        if std::mem::replace(&mut self.prepared, true) {
             return;
         }
-        // Before anything is restored: a checkpoint may hold a file named `func`.
+        if self.adopted.found {
+            // It takes its time, which is not Python's.
+            self.restoring = Some(Restoring::start(self.scratch));
+        }
         self.inputs = Some(self.open_inputs());
-        let restored = checkpoint::restore(self.scratch);
-        self.prepared = Some(restored.map(|files| self.restored = files.len()));
-        self.tree = listing::tree(self.scratch.root());
+        workers::write_modules(self.scratch.root(), self.scratch.component());
+        if self.restoring.is_none() {
+            self.tree = listing::tree(self.scratch.root());
+        }
         self.watch.mark("prepared");
+    }
+
+    /// The function must not start before its files are there.
+    fn finish_restoring(&mut self) {
+        let Some(restoring) = self.restoring.take() else {
+            return;
+        };
+        match restoring.wait(self.scratch) {
+            Ok(restored) => self.restored = restored.files,
+            Err(NotRestored::Failed(failure)) => self.not_restored = Some(failure),
+            // Only an eviction stops it, and that ends the run.
+            Err(NotRestored::Stopped) => {}
+        }
+        self.tree = listing::tree(self.scratch.root());
+        self.watch.mark("restored");
     }
 
     fn open_inputs(&self) -> OpenedInputs {
@@ -226,6 +261,8 @@ impl<'a> ComponentRun<'a> {
                 return Ok(Ending::Output);
             }
             Outcome::Evicted(signal) => {
+                // Stops it.
+                self.restoring = None;
                 checkpoint::tidy(self.scratch)?;
                 return Ok(Ending::Evicted(*signal));
             }
@@ -289,6 +326,11 @@ impl<'a> ComponentRun<'a> {
     /// The output stands: nothing that goes wrong from here on changes that.
     fn finish(&mut self, failure: Option<&Failure>, finished: &Finished) {
         self.watch.mark("output");
+        self.restoring = None;
+        // Whatever was given while Python exited.
+        if let Err(error) = self.scratch.deliver_output_files() {
+            tracing::warn!("{error}");
+        }
         if let Err(error) = checkpoint::drop_all(self.scratch) {
             tracing::warn!("{error}");
         }
@@ -414,13 +456,10 @@ impl ComponentRun<'_> {
         if let Some(python) = &mut self.python {
             python.packages = packages;
         }
-        if let Some(Err(error)) = &self.prepared {
-            // The run ends with that error in any case.
-            return Err(Box::new(Failure::new(
-                Stage::RestoringCheckpoint,
-                Cause::NodeFile,
-                error.to_string(),
-            )));
+        self.finish_restoring();
+        if let Some(failure) = &self.not_restored {
+            // The run ends with that failure in any case.
+            return Err(failure.clone());
         }
         let inputs = match self.inputs.take() {
             Some(Ok(inputs)) => inputs,

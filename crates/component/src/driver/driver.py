@@ -195,7 +195,8 @@ try:
     cloudpickle = broken = None
     for place in ("", scratch, shipped_cloudpickle):
         if place == scratch:
-            sys.path.insert(0, scratch)
+            # Spawned workers inherit sys.path: there they find `htmap`, before one that is installed.
+            sys.path[:0] = [scratch, os.path.join(scratch, ".htmap-exec-modules")]
         elif place and cloudpickle is None:
             sys.path.append(place)
         if cloudpickle is None:

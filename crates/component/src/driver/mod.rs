@@ -3,6 +3,8 @@
 //! Its sources are embedded here and go over the channel, so that no file of ours lies where a
 //! user's module could be found, or find it.
 
+pub(crate) mod workers;
+
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::PathBuf;
@@ -19,11 +21,13 @@ pub(crate) const BOOT: &str = include_str!("boot.py");
 /// The variable that names the channel; the driver removes it before anything else runs.
 pub(crate) const ENV_CHANNEL: &str = "HTMAP_EXEC_CHANNEL";
 
+const HTMAP: &str = include_str!("htmap.py");
+
 const SOURCES: [(u8, &str); 4] = [
     (b'P', include_str!("driver.py")),
     (b'Y', include_str!("display.py")),
     (b'F', include_str!("failure.py")),
-    (b'M', include_str!("htmap.py")),
+    (b'M', HTMAP),
 ];
 
 /// What Python says of itself first.

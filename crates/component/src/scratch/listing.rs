@@ -3,6 +3,7 @@
 //! Never follows a symbolic link, and stops after a number of lines: 50,000 files cost the reader
 //! a line that says so.
 
+use std::ffi::OsStr;
 use std::fs;
 use std::path::Path;
 
@@ -27,6 +28,9 @@ fn list(directory: &Path, prefix: &str, left: &mut usize, text: &mut String) {
             return;
         }
     };
+    if prefix.is_empty() {
+        entries.retain(|entry| !is_ours(&entry.file_name()));
+    }
     entries.sort_by_key(fs::DirEntry::file_name);
     let budget = LINES_A_DIRECTORY.min(*left);
     // One left out would cost the same line as showing it.
@@ -67,6 +71,12 @@ fn list(directory: &Path, prefix: &str, left: &mut usize, text: &mut String) {
     }
 }
 
+/// Whether nobody else put it there, or needs to know of it.
+fn is_ours(name: &OsStr) -> bool {
+    let name = name.as_encoded_bytes();
+    name.starts_with(names::PRIVATE_PREFIX.as_bytes())
+}
+
 /// The absolute paths of the top level, sorted, for the error record.
 pub(crate) fn top_level(root: &Path) -> Vec<String> {
     const MOST: usize = 500;
@@ -75,6 +85,7 @@ pub(crate) fn top_level(root: &Path) -> Vec<String> {
     };
     let mut paths: Vec<String> = entries
         .filter_map(Result::ok)
+        .filter(|entry| !is_ours(&entry.file_name()))
         .map(|entry| entry.path().display().to_string())
         .collect();
     paths.sort();
