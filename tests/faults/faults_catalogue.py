@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faults_checkpoints
 import faults_deaths
 import faults_disk
 import faults_exceptions
@@ -25,4 +26,5 @@ CATALOGUE: list[tuple[str, list[Case]]] = [
     ("surroundings", faults_surroundings.CASES),
     ("disk", faults_disk.CASES),
     ("stopping", faults_stops.CASES),
+    ("checkpoints", faults_checkpoints.CASES),
 ]

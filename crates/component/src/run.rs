@@ -28,10 +28,10 @@ use crate::report::error_record::{self, Context};
 use crate::report::run_record::{RunRecord, Stopwatch};
 use crate::report::{death, transcript};
 use crate::scratch::Scratch;
-use crate::scratch::input::{BadInput, Input};
-use crate::scratch::output::Output;
 use crate::scratch::checkpoint::{self, Adopted, NotRestored, Restoring};
+use crate::scratch::input::{BadInput, Input};
 use crate::scratch::listing;
+use crate::scratch::output::Output;
 use crate::session::channel::{Connection, Feed};
 use crate::session::{self, Finished, Limits, Outcome, Steps};
 

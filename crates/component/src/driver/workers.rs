@@ -64,7 +64,10 @@ mod tests {
         write_modules(directory.path(), 3);
         write_modules(directory.path(), 3);
         assert_eq!(fs::read_dir(elsewhere.path()).unwrap().count(), 0);
-        assert_eq!(place.metadata().unwrap().permissions().mode() & 0o777, 0o700);
+        assert_eq!(
+            place.metadata().unwrap().permissions().mode() & 0o777,
+            0o700
+        );
         assert_eq!(fs::read_dir(&place).unwrap().count(), 3);
         let source = fs::read_to_string(place.join(SOURCE)).unwrap();
         assert!(source.contains("component = \"3\"") && source.contains("def checkpoint("));

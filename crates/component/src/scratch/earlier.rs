@@ -84,10 +84,15 @@ impl Scratch {
         }
         fs::rename(&earlier, &place).map_err(Error::io("move the finished output to", &place))?;
         let earlier = self.root().join(self.record_name());
-        if earlier.symlink_metadata().is_ok_and(|found| found.is_file())
+        if earlier
+            .symlink_metadata()
+            .is_ok_and(|found| found.is_file())
             && let Err(error) = fs::rename(&earlier, &record)
         {
-            tracing::warn!("the run record cannot be moved to `{}`: {error}", record.display());
+            tracing::warn!(
+                "the run record cannot be moved to `{}`: {error}",
+                record.display()
+            );
         }
         Ok(Earlier::CameBack)
     }
@@ -107,12 +112,14 @@ impl Scratch {
             source,
         };
         clear(&place, fs::Metadata::is_dir).map_err(moved)?;
-        if is_directory(&came_back) {
+        let ours_came_back = is_directory(&came_back);
+        if ours_came_back {
             gather(&came_back, &place).map_err(moved)?;
         }
         // HTMap's own script has no other place for them.
         let came_back = self.root().join(self.component().to_string());
-        let are_ours = attempt == Attempt::Later && !may_be_input(job_ad, self.component());
+        let are_ours =
+            attempt == Attempt::Later && !ours_came_back && !may_be_input(job_ad, self.component());
         // A run that is over needs no inputs: an output file too many is better than one too few.
         let is_over = earlier == Earlier::CameBack;
         if is_directory(&came_back) && (are_ours || is_over) {
@@ -209,11 +216,21 @@ mod tests {
             (LATER, true),
             ("", false),
             ("NumShadowStarts = 1", false),
-            ("NumShadowStarts = 2\nTransferInput = \"/m/func, /home/u/0\"", false),
-            ("NumShadowStarts = 2\nTransferInput = \"/m/func,/home/u/data/\"", false),
-            ("NumShadowStarts = 2\nTransferInput = \"/m/10,/m/0.in\"", true),
+            (
+                "NumShadowStarts = 2\nTransferInput = \"/m/func, /home/u/0\"",
+                false,
+            ),
+            (
+                "NumShadowStarts = 2\nTransferInput = \"/m/func,/home/u/data/\"",
+                false,
+            ),
+            (
+                "NumShadowStarts = 2\nTransferInput = \"/m/10,/m/0.in\"",
+                true,
+            ),
         ] {
-            let (directory, scratch, finished) = with(ad, |scratch| file_in(&scratch.root().join("0")));
+            let (directory, scratch, finished) =
+                with(ad, |scratch| file_in(&scratch.root().join("0")));
             assert!(!finished);
             assert_eq!(!directory.path().join("0/file").exists(), moves, "{ad}");
             assert_eq!(scratch.output_files().join("file").exists(), moves, "{ad}");
@@ -264,7 +281,11 @@ mod tests {
             fs::write(scratch.output(), &bytes[..bytes.len() - 9]).unwrap();
         };
         let fifo = |scratch: &Scratch| {
-            for path in [scratch.output(), scratch.run_record(), scratch.root().join("0.out")] {
+            for path in [
+                scratch.output(),
+                scratch.run_record(),
+                scratch.root().join("0.out"),
+            ] {
                 nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
             }
         };

@@ -173,8 +173,7 @@ fn share(source: &File, target: &File, at: u64) -> bool {
         return false;
     };
     let (mut from, mut to) = (offset, offset);
-    let copied =
-        nix::fcntl::copy_file_range(source, Some(&mut from), target, Some(&mut to), BLOCK);
+    let copied = nix::fcntl::copy_file_range(source, Some(&mut from), target, Some(&mut to), BLOCK);
     copied == Ok(BLOCK)
 }
 
@@ -233,7 +232,14 @@ mod tests {
             mode: Some(0o444),
             modified: Some(1_000_000_007),
         };
-        copy(&from, &to, None, digest, attributes, &AtomicBool::new(false))?;
+        copy(
+            &from,
+            &to,
+            None,
+            digest,
+            attributes,
+            &AtomicBool::new(false),
+        )?;
         let metadata = to.metadata().unwrap();
         assert_eq!(metadata.mode() & 0o777, 0o444);
         assert_eq!((metadata.mtime(), metadata.mtime_nsec()), (1, 7));
@@ -272,7 +278,15 @@ mod tests {
         file.set_len(100 << 30).unwrap();
         file.write_all_at(b"end", (100 << 30) - 3).unwrap();
         let stop = AtomicBool::new(false);
-        copy(&from, &to, None, &Digest::None, Attributes::default(), &stop).unwrap();
+        copy(
+            &from,
+            &to,
+            None,
+            &Digest::None,
+            Attributes::default(),
+            &stop,
+        )
+        .unwrap();
         let metadata = to.metadata().unwrap();
         assert_eq!(metadata.len(), 100 << 30);
         assert!(metadata.blocks() < 100, "{}", metadata.blocks());
@@ -284,7 +298,14 @@ mod tests {
         let (from, to) = (directory.path().join("from"), directory.path().join("to"));
         fs::write(&from, "content").unwrap();
         let stop = AtomicBool::new(true);
-        let copied = copy(&from, &to, None, &Digest::None, Attributes::default(), &stop);
+        let copied = copy(
+            &from,
+            &to,
+            None,
+            &Digest::None,
+            Attributes::default(),
+            &stop,
+        );
         assert!(matches!(copied, Err(Trouble::Stopped)));
     }
 }

@@ -220,7 +220,11 @@ mod tests {
             "caf%E9/a%0Ab%25": {"size": 1, "blocks": "d", "mode": 292, "mtime": -1},
             "l": {"link": "%FF"}, "d": {"directory": true}}}"#;
         let manifest = parse(text.as_bytes()).unwrap();
-        let names: Vec<_> = manifest.files.keys().map(|p| p.as_os_str().as_bytes()).collect();
+        let names: Vec<_> = manifest
+            .files
+            .keys()
+            .map(|p| p.as_os_str().as_bytes())
+            .collect();
         assert_eq!(names, [&b"caf\xe9/a\nb%"[..], b"d", b"l"]);
         let file = manifest.files.values().next().unwrap();
         let attributes = Attributes {
@@ -251,14 +255,16 @@ mod tests {
         assert!(refused("{").contains("EOF"));
         assert!(refused(r#"{"generation": 1, "files": {"a": {}}}"#).contains("`a`"));
         for name in ["../../evil", "/evil", "a/../../evil", ""] {
-            let text = format!(r#"{{"generation": 9, "files": {{"{name}": {{"directory": true}}}}}}"#);
+            let text =
+                format!(r#"{{"generation": 9, "files": {{"{name}": {{"directory": true}}}}}}"#);
             assert!(refused(&text).contains("leads out of it"), "{name}");
         }
         let below = r#"{"generation": 1, "files": {"a": {"link": "/"}, "a/b/c": {"link": "x"}, "a-b": {"link": "x"}}}"#;
         assert!(refused(below).contains("`a/b/c` lies below a file"));
         for name in ["%", "%4", "%zz", "a%00b"] {
-            let text =
-                format!(r#"{{"version": 2, "generation": 9, "files": {{"{name}": {{"directory": true}}}}}}"#);
+            let text = format!(
+                r#"{{"version": 2, "generation": 9, "files": {{"{name}": {{"directory": true}}}}}}"#
+            );
             assert!(refused(&text).contains("percent"), "{name}");
         }
     }

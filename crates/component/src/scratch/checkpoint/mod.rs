@@ -97,10 +97,12 @@ impl Restoring {
     /// Begins.
     pub(crate) fn start(scratch: &Scratch) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
-        let thread = std::thread::Builder::new().name("restore".to_owned()).spawn({
-            let (scratch, stop) = (scratch.clone(), Arc::clone(&stop));
-            move || restore(&scratch, &stop)
-        });
+        let thread = std::thread::Builder::new()
+            .name("restore".to_owned())
+            .spawn({
+                let (scratch, stop) = (scratch.clone(), Arc::clone(&stop));
+                move || restore(&scratch, &stop)
+            });
         if let Err(error) = &thread {
             tracing::debug!("the checkpoint is restored without a thread: {error}");
         }
@@ -183,7 +185,7 @@ fn discard(scratch: &Scratch, directory: &Path) -> io::Result<()> {
     let bin = scratch.root().join(names::DROPPED);
     clear(&bin, fs::Metadata::is_dir)?;
     let moved = fs::create_dir_all(&bin).and_then(|()| {
-        let place = (0_u32..)
+        let place = (0..10_000_u32)
             .map(|number| bin.join(number.to_string()))
             .find(|place| place.symlink_metadata().is_err())
             .unwrap_or_else(|| bin.clone());
@@ -199,7 +201,11 @@ mod tests {
 
     fn made(directory: &Path, manifest: bool) {
         fs::create_dir_all(directory).unwrap();
-        fs::write(directory.join("state"), directory.as_os_str().as_encoded_bytes()).unwrap();
+        fs::write(
+            directory.join("state"),
+            directory.as_os_str().as_encoded_bytes(),
+        )
+        .unwrap();
         if manifest {
             fs::write(directory.join(names::CHECKPOINT_MANIFEST), "{}").unwrap();
         }

@@ -231,8 +231,15 @@ fn bring_out(
                 digest,
                 attributes,
             } => {
-                copy(&directory.join(relative), &target, *size, digest, *attributes, stop)
-                    .map_err(|trouble| Obstacle::new(relative, trouble))?;
+                copy(
+                    &directory.join(relative),
+                    &target,
+                    *size,
+                    digest,
+                    *attributes,
+                    stop,
+                )
+                .map_err(|trouble| Obstacle::new(relative, trouble))?;
                 count += 1;
             }
             Entry::Directory(attributes) => {
@@ -306,7 +313,11 @@ fn dress(directory: &Path, attributes: &Attributes) -> io::Result<()> {
 
 fn is_contract(scratch: &Scratch, relative: &Path) -> bool {
     let path = scratch.root().join(relative);
-    let first = relative.iter().next().unwrap_or_default().as_encoded_bytes();
+    let first = relative
+        .iter()
+        .next()
+        .unwrap_or_default()
+        .as_encoded_bytes();
     path == scratch.function()
         || path == scratch.input()
         || first.starts_with(b"_htmap_")
@@ -356,7 +367,9 @@ fn park(scratch: &Scratch, found: &[(PathBuf, Content)]) -> Result<(), (PathBuf,
 /// Gives a generation a name that `htmap.checkpoint` does not use. HTCondor takes it back as well.
 fn set_aside(scratch: &Scratch, directory: &Path) -> io::Result<()> {
     let transfer = scratch.transfer();
-    let is_in_the_way = super::KINDS.iter().any(|kind| directory == transfer.join(kind));
+    let is_in_the_way = super::KINDS
+        .iter()
+        .any(|kind| directory == transfer.join(kind));
     if !is_in_the_way {
         return Ok(());
     }

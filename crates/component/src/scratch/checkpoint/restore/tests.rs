@@ -125,7 +125,13 @@ fn half_a_generation_is_no_generation() {
     let directory = tempfile::tempdir().unwrap();
     let root = directory.path();
     let scratch = scratch(root);
-    write(&scratch.transfer().join(names::CHECKPOINT_PREP).join("state"), "half");
+    write(
+        &scratch
+            .transfer()
+            .join(names::CHECKPOINT_PREP)
+            .join("state"),
+        "half",
+    );
     write(&root.join(names::CHECKPOINT_PREP).join("state"), "half");
     assert_eq!(restored(&scratch), 0);
     assert!(!root.join("state").exists());
@@ -222,8 +228,15 @@ fn a_restore_that_fails_says_so_and_keeps_the_checkpoint() {
     let Err(NotRestored::Failed(failure)) = restore(&scratch, &AtomicBool::new(false)) else {
         panic!("it was restored");
     };
-    assert_eq!((failure.stage, failure.cause.clone()), (Stage::RestoringCheckpoint, Cause::NodeFile));
-    assert!(failure.message.contains("File name too long"), "{}", failure.message);
+    assert_eq!(
+        (failure.stage, failure.cause.clone()),
+        (Stage::RestoringCheckpoint, Cause::NodeFile)
+    );
+    assert!(
+        failure.message.contains("File name too long"),
+        "{}",
+        failure.message
+    );
     assert_eq!(candidates(&scratch).len(), 1);
     assert!(!staging(&scratch).exists());
 }
