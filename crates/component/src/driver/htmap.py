@@ -328,7 +328,11 @@ def _store(transfer, wanted):
             entries[name] = dict(kept, directory=True)
         elif stat.S_ISREG(status.st_mode):
             before = last.get(name, {})
-            if "blocks" in before and before.get("source") == _identity(status) and _link(os.path.join(current, relative), target):
+            if (
+                "blocks" in before
+                and before.get("source") == _identity(status)
+                and _link(os.path.join(current, relative), target)
+            ):
                 # Unchanged since the last generation, whose copy nobody writes to.
                 entries[name] = before
                 continue
