@@ -239,6 +239,10 @@ impl<'a> ComponentRun<'a> {
 
     fn announce(&mut self) {
         if !std::mem::replace(&mut self.announced, true) {
+            if self.tree.is_empty() {
+                // Nobody waited for the checkpoint.
+                self.tree = listing::tree(self.scratch.root());
+            }
             transcript::surroundings(&self.tree, self.python.as_ref());
         }
     }

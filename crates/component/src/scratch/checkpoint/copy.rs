@@ -72,16 +72,21 @@ pub(super) fn copy(
         .modified
         .map(time)
         .or_else(|| metadata.modified().ok());
-    if let Some(modified) = modified {
-        target.set_modified(modified).map_err(failed("write"))?;
-    }
-    // Last: it may take the right to write.
     let mode = attributes
         .mode
         .unwrap_or_else(|| metadata.permissions().mode());
-    target
-        .set_permissions(fs::Permissions::from_mode(mode & 0o7777))
-        .map_err(failed("write"))
+    // The mode comes last: it may take the right to write. Neither is worth a run: some file
+    // systems have no modes.
+    let dressed = modified
+        .map_or(Ok(()), |modified| target.set_modified(modified))
+        .and_then(|()| target.set_permissions(fs::Permissions::from_mode(mode & 0o7777)));
+    if let Err(error) = dressed {
+        tracing::debug!(
+            "mode or time of `{}` is not restored: {error}",
+            from.display()
+        );
+    }
+    Ok(())
 }
 
 /// A time as manifests have it.

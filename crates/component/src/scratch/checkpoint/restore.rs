@@ -258,8 +258,12 @@ fn bring_out(
     // From the inside out: each one may take the right to write, and has a time that its entries
     // change.
     for (relative, attributes) in directories.into_iter().rev() {
-        dress(&scratch.root().join(relative), attributes)
-            .map_err(Obstacle::failed(relative, "set the times of"))?;
+        if let Err(error) = dress(&scratch.root().join(relative), attributes) {
+            tracing::debug!(
+                "mode or time of `{}` is not restored: {error}",
+                relative.display()
+            );
+        }
     }
     Ok(count)
 }
