@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faults_checkpoints
 import faults_deaths
 import faults_disk
 import faults_exceptions
@@ -33,4 +34,5 @@ CATALOGUE: list[tuple[str, list[Case]]] = [
     ("the conversation", faults_session.CASES),
     ("disk", faults_disk.CASES),
     ("stopping", faults_stops.CASES),
+    ("checkpoints", faults_checkpoints.CASES),
 ]

@@ -335,6 +335,53 @@ def test_a_restored_file_may_be_changed_without_changing_the_checkpoint(job: Mak
     assert outcome.value == "line\n", outcome.dump()
 
 
+def test_a_file_that_changes_faster_than_its_times_is_stored_anew(job: MakeJob) -> None:
+    """Times move on by some milliseconds at once: the same ones do not mean the same content."""
+    source = """
+        import time
+        def f():
+            import htmap, os
+            if os.path.exists("last"):
+                return open("state").read()
+            for step in range(100, 300):
+                with open("state", "w") as file:
+                    file.write(str(step))
+                htmap.checkpoint("state")
+                with open("_htmap_transfer/_htmap_current_checkpoint/state") as file:
+                    assert file.read() == str(step)
+            open("started", "w").close()
+            time.sleep(100)
+    """
+    one = job(source)
+    one.evict()
+    one.prepare = last
+    _, outcome = one.attempt()
+    assert outcome.value == "299", outcome.dump()
+
+
+def test_a_file_that_has_not_changed_is_stored_once(job: MakeJob) -> None:
+    """A large file beside a small one that changes costs its space once."""
+    source = """
+        import os, time
+        def f():
+            import htmap
+            with open("large", "w") as file:
+                file.write("large")
+            os.utime("large", (1, 1))
+            kept = "_htmap_transfer/_htmap_current_checkpoint/large"
+            deadline = time.time() + 20
+            inodes = []
+            # Not before the file has been left alone for a while.
+            while inodes[-2:] != inodes[-1:] * 2 and time.time() < deadline or len(inodes) < 2:
+                htmap.checkpoint("large")
+                inodes.append(os.stat(kept).st_ino)
+                time.sleep(0.2)
+            return inodes[-1] == inodes[-2]
+    """
+    _, outcome = job(source).attempt()
+    assert outcome.value is True, outcome.dump()
+
+
 def test_a_checkpoint_made_on_sigterm_is_kept(job: MakeJob) -> None:
     """R16: the function has the time to make a last one."""
     source = """

@@ -40,6 +40,28 @@ def test_r10_output_files_of_earlier_attempts_are_delivered(job: MakeJob, evicti
     assert (one.delivered(scratch) == whole) is not control, (one.delivered(scratch), outcome.dump())
 
 
+def test_output_files_of_htmaps_own_script_are_delivered(job: MakeJob) -> None:
+    """A component that started under stock HTMap goes on under htmap-exec: there they are in `N/`."""
+    source = """
+        import os, time
+        def f():
+            import htmap
+            step = "second" if os.path.exists("last") else "first"
+            open(step, "w").close()
+            htmap.transfer_output_files(step)
+            if step == "second":
+                return 42
+            open("started", "w").close()
+            time.sleep(100)
+    """
+    stock = job(source, control=True, component=4)
+    stock.evict()
+    one = job(source, component=4, spool=stock.spool, earlier=1, prepare=lambda scratch: scratch.write("last"))
+    scratch, outcome = one.attempt()
+    assert outcome.value == 42, outcome.dump()
+    assert one.delivered(scratch) == {"first": b"", "second": b""}
+
+
 @pytest.mark.parametrize("control", [False, True])
 def test_t1_a_linked_execute_directory_is_no_obstacle(job: MakeJob, control: bool) -> None:
     """`path.relative_to(scratch_dir)` compared a resolved path with one that is not."""

@@ -23,6 +23,14 @@ pub enum Error {
         #[source]
         source: io::Error,
     },
+    /// The checkpoint could not be brought back, and is kept: an output would drop it.
+    #[error("{message}")]
+    NotRestored {
+        /// Why not.
+        message: String,
+        /// What the user can do about it.
+        hint: String,
+    },
     /// The kernel refused something that supervision needs.
     #[error("cannot {action}")]
     System {
@@ -53,7 +61,12 @@ impl Error {
 
     /// As the failure of a component: whether a record of it can be written is another question.
     pub(crate) fn failure(&self, stage: Stage) -> Failure {
-        let (Self::Io { source, .. } | Self::System { source, .. }) = self;
+        let source = match self {
+            Self::Io { source, .. } | Self::System { source, .. } => source,
+            Self::NotRestored { message, hint } => {
+                return Failure::new(stage, Cause::NodeFile, message).hint(hint);
+            }
+        };
         let cause =
             if reserve::is_lack_of_room(source) || source.kind() == io::ErrorKind::FileTooLarge {
                 Cause::NoRoom
@@ -68,8 +81,11 @@ impl Error {
     }
 
     /// What the user can do about it, where we know.
-    pub fn hint(&self) -> Option<&'static str> {
-        let (Self::Io { source, .. } | Self::System { source, .. }) = self;
+    pub fn hint(&self) -> Option<&str> {
+        let source = match self {
+            Self::Io { source, .. } | Self::System { source, .. } => source,
+            Self::NotRestored { hint, .. } => return Some(hint),
+        };
         match source.kind() {
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
                 Some("the disk is full: ask for more with request_disk")

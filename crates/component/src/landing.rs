@@ -56,11 +56,13 @@ impl Landing {
     /// Runs the component. Takes over the process: signals, children, stdout.
     /// `prepare` is told the machine's ad, and is called only if there is something to run.
     pub fn run(self, prepare: impl FnOnce(&ClassAd) -> Options) -> Result<Ending, Error> {
-        let ending = self.run_to_an_end(prepare).or_else(|error| {
-            match last_resort::record(&error.failure(Stage::Landing)) {
+        let ending = self.run_to_an_end(prepare).or_else(|error| match error {
+            // An output would be the end of the component, and of its checkpoint.
+            Error::NotRestored { .. } => Err(error),
+            error => match last_resort::record(&error.failure(Stage::Landing)) {
                 Ok(()) => Ok(Ending::Output),
                 Err(_) => Err(error),
-            }
+            },
         });
         last_resort::disarm();
         ending
@@ -75,16 +77,14 @@ impl Landing {
         } = self;
         let signals = signals?;
         let job_ad = read_ad("_CONDOR_JOB_AD", &scratch, ".job.ad");
-        let mut attempts = Vec::new();
-        if Scratch::restarted(&job_ad) {
-            attempts = run_record::earlier_attempts(&scratch);
-            scratch.restore_output_files()?;
-            if scratch.adopt_output()? {
-                checkpoint::drop_all(&scratch)?;
-                tracing::info!("the output of an earlier attempt stands already");
-                return Ok(Ending::AlreadyFinished);
-            }
+        let attempts = run_record::earlier_attempts(&scratch);
+        if scratch.take_over(&job_ad)? {
+            checkpoint::drop_all(&scratch)?;
+            tracing::info!("the output of an earlier attempt stands already");
+            return Ok(Ending::AlreadyFinished);
         }
+        // Before anything else: from here on an eviction loses nothing of it.
+        let adopted = checkpoint::adopt(&scratch)?;
         let machine_ad = read_ad("_CONDOR_MACHINE_AD", &scratch, ".machine.ad");
         let node = NodeFacts::collect(&machine_ad);
         last_resort::know_node(&node);
@@ -104,6 +104,7 @@ impl Landing {
             job_ad: &job_ad,
             processors: processors(&machine_ad),
             node: &node,
+            adopted,
             attempts: &attempts,
         };
         ComponentRun::new(situation, watch).run(&signals, limits)

@@ -115,11 +115,15 @@ impl Known {
         let record = error_record::pickle(&context, failure);
         // Not the name that another thread may be writing to just now.
         let unfinished = self.scratch.root().join(format!(
-            ".htmap-exec-{}.last.part",
+            "{}{}.last.part",
+            names::PRIVATE_PREFIX,
             self.scratch.component()
         ));
         let written = write_output(&unfinished, &record).and_then(|()| {
             self.scratch.make_directories().map_err(io::Error::other)?;
+            if let Err(error) = self.scratch.deliver_output_files() {
+                tracing::warn!("{error}");
+            }
             // A link, since it replaces nothing: a result that came in between stands.
             std::fs::hard_link(&unfinished, &place).or_else(|error| match error.kind() {
                 io::ErrorKind::AlreadyExists => Ok(()),

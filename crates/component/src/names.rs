@@ -19,6 +19,17 @@ pub const TRANSFER_PLUGIN_CACHE: &str = "_htmap_transfer_plugin_cache";
 /// Must exist for HTMap's (switched off) URL transfers.
 pub const TRANSFER_PLUGIN_MARKER: &str = "_htmap_do_output_transfer";
 
+/// Ours: output files wait in here, in the transfer directory, until the output stands. HTCondor
+/// brings them back under this name, which no input directory of the user's has.
+pub const OUTPUT_FILES: &str = "_htmap_output_files";
+/// Ours: everything at the top level that is nobody else's business begins so.
+pub const PRIVATE_PREFIX: &str = ".htmap-exec-";
+/// Ours: what other Pythons than the driver's import `htmap` from.
+pub const MODULES_DIR: &str = ".htmap-exec-modules";
+/// Ours: a checkpoint is put together here before its files move to their places.
+pub const RESTORING: &str = ".htmap-exec-restoring";
+/// Ours: directories that wait for their removal, where HTCondor does not take them back.
+pub const DROPPED: &str = ".htmap-exec-dropped";
 /// Ours: what a checkpoint generation consists of.
 pub const CHECKPOINT_MANIFEST: &str = ".htmap-exec-manifest.json";
 /// Ours: the submit side's cloudpickle, for nodes that have none.

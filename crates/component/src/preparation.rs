@@ -7,12 +7,17 @@
 use std::io::{PipeReader, pipe};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, channel};
+use std::thread::JoinHandle;
 
+use crate::driver::workers;
 use crate::error::Error;
 use crate::failure::{Cause, Failure, Stage};
+use crate::scratch::checkpoint::{self, Adopted, NotRestored, Restored};
 use crate::scratch::input::{BadInput, Input};
-use crate::scratch::{Scratch, checkpoint, listing};
+use crate::scratch::{Scratch, listing};
 
 /// The inputs, or what is wrong with which.
 pub(crate) type OpenedInputs = Result<Vec<Input>, (BadInput, Stage)>;
@@ -22,18 +27,20 @@ pub(crate) type OpenedInputs = Result<Vec<Input>, (BadInput, Stage)>;
 pub(crate) struct Prepared {
     /// Function and arguments.
     pub inputs: OpenedInputs,
-    /// How many paths came back from a checkpoint.
-    pub restored: Result<usize, Error>,
+    /// What came back from a checkpoint.
+    pub restored: Result<Restored, NotRestored>,
     /// The scratch directory, for people.
     pub tree: String,
 }
 
-/// It is still going on.
+/// It is still going on; dropped, it is stopped.
 #[derive(Debug)]
 pub(crate) struct Preparation {
     /// At its end once there is an answer.
     ready: PipeReader,
     answer: Receiver<Prepared>,
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
 }
 
 impl AsFd for Preparation {
@@ -44,25 +51,31 @@ impl AsFd for Preparation {
 
 impl Preparation {
     /// Begins. Where no thread can be started (a limit of processes), it is over when this returns.
-    pub(crate) fn begin(scratch: &Scratch) -> Result<Self, Error> {
+    pub(crate) fn begin(scratch: &Scratch, adopted: Adopted) -> Result<Self, Error> {
         let (ready, writer) = pipe().map_err(Error::system("make a pipe"))?;
         let (sender, answer) = channel();
-        let place = scratch.clone();
-        let mut held = Some((writer, sender));
-        let started = std::thread::Builder::new().spawn({
-            let held = held.take();
+        let stop = Arc::new(AtomicBool::new(false));
+        let work = {
+            let (scratch, stop, sender) = (scratch.clone(), Arc::clone(&stop), sender.clone());
             move || {
-                let Some((writer, sender)) = held else { return };
-                let _ = sender.send(prepare(&place));
+                // Nobody may be there to be told any more.
+                let _ = sender.send(prepare(&scratch, adopted, &stop));
                 drop(writer);
             }
-        });
-        if started.is_ok() {
-            return Ok(Self { ready, answer });
+        };
+        let thread = std::thread::Builder::new()
+            .name("prepare".to_owned())
+            .spawn(work);
+        if let Err(error) = &thread {
+            tracing::debug!("the scratch directory is prepared without a thread: {error}");
+            let _ = sender.send(prepare(scratch, adopted, &stop));
         }
-        let (sender, answer) = channel();
-        let _ = sender.send(prepare(scratch));
-        Ok(Self { ready, answer })
+        Ok(Self {
+            ready,
+            answer,
+            stop,
+            thread: thread.ok(),
+        })
     }
 
     /// Waits for the answer.
@@ -74,10 +87,24 @@ impl Preparation {
     }
 }
 
-fn prepare(scratch: &Scratch) -> Prepared {
+impl Drop for Preparation {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.thread.take() {
+            thread.join().ok();
+        }
+    }
+}
+
+fn prepare(scratch: &Scratch, adopted: Adopted, stop: &AtomicBool) -> Prepared {
     // Before anything is restored: a checkpoint may hold a file named `func`.
     let inputs = open_inputs(scratch);
-    let restored = checkpoint::restore(scratch).map(|files| files.len());
+    workers::write_modules(scratch.root(), scratch.component());
+    let restored = if adopted.found {
+        checkpoint::restore(scratch, stop)
+    } else {
+        Ok(Restored::default())
+    };
     Prepared {
         inputs,
         restored,

@@ -26,10 +26,11 @@ use crate::report::advice::{self, Known};
 use crate::report::error_record::{self, Context};
 use crate::report::run_record::{Cloudpickle, RunRecord, Stopwatch};
 use crate::report::{death, transcript};
+use crate::scratch::checkpoint::{self, Adopted, NotRestored};
 use crate::scratch::input::Input;
 use crate::scratch::output::Output;
 use crate::scratch::reserve::Reserve;
-use crate::scratch::{Scratch, checkpoint, listing};
+use crate::scratch::{Scratch, listing};
 use crate::session::channel::Channel;
 use crate::session::conduct::{self, Component, Finished};
 use crate::session::protocol::{self, Hello, Loaded, Say};
@@ -51,6 +52,8 @@ pub(crate) struct Situation<'a> {
     pub processors: usize,
     /// The execute node.
     pub node: &'a NodeFacts,
+    /// What they left of checkpoints.
+    pub adopted: Adopted,
     /// What became of earlier attempts.
     pub attempts: &'a [Value],
 }
@@ -108,7 +111,10 @@ impl<'a> ComponentRun<'a> {
 
     /// Tries one interpreter after the other, and sees to it that an output stands.
     pub(crate) fn run(mut self, signals: &Signals, limits: Limits) -> Result<Ending, Error> {
-        self.preparing = Preparing::Busy(Preparation::begin(self.situation.scratch)?);
+        self.preparing = Preparing::Busy(Preparation::begin(
+            self.situation.scratch,
+            self.situation.adopted,
+        )?);
         for candidate in &self.situation.options.interpreters.candidates {
             let mut finished = self.attempt(candidate, signals, limits)?;
             if matches!(finished.outcome, Outcome::NotShown) {
@@ -132,7 +138,7 @@ impl<'a> ComponentRun<'a> {
             });
         }
         if let Err(failure) = self.finish_preparing() {
-            return self.fail(*failure, None);
+            return self.conclude(&Finished::without_python(Outcome::Failed(failure)));
         }
         let failure =
             advice::no_python(&self.rejections, &self.situation.options.interpreters.hints);
@@ -213,15 +219,17 @@ impl<'a> ComponentRun<'a> {
         } = preparation.finish()?;
         self.watch.mark("prepared");
         let (restored, failure) = match restored {
-            Ok(restored) => (restored, None),
-            Err(error) => (0, Some(error.failure(Stage::RestoringCheckpoint))),
+            Ok(restored) => (restored.files, None),
+            Err(NotRestored::Failed(failure)) => (0, Some(failure)),
+            // Only an end of the run stops it.
+            Err(NotRestored::Stopped) => (0, None),
         };
         self.preparing = Preparing::Done {
             tree,
             restored,
             inputs: Some(inputs),
         };
-        failure.map_or(Ok(()), |failure| Err(Box::new(failure)))
+        failure.map_or(Ok(()), Err)
     }
 
     fn announce(&mut self) {
@@ -260,6 +268,13 @@ impl<'a> ComponentRun<'a> {
                 Cause::EndlessText,
                 "the text of an argument does not end",
             ),
+            Outcome::Failed(failure) if not_restored(failure) => {
+                // No output: it would be the end of the component, and of its checkpoint.
+                return Err(Error::NotRestored {
+                    message: failure.message.clone(),
+                    hint: failure.hints.join("; "),
+                });
+            }
             Outcome::Failed(failure) => (**failure).clone(),
             Outcome::TimedOut { stage } => {
                 let timeout = self.situation.options.timeout.unwrap_or_default();
@@ -285,6 +300,8 @@ impl<'a> ComponentRun<'a> {
     /// The component runs again: its checkpoint is whole, and what became of this attempt is told.
     fn evicted(&mut self, signal: Signal, finished: &Finished) -> Result<Ending, Error> {
         let scratch = self.situation.scratch;
+        // Stops a restore.
+        self.preparing = Preparing::Failed;
         checkpoint::tidy(scratch)?;
         let memory = self.memory.findings();
         let record = RunRecord {
@@ -348,6 +365,10 @@ impl<'a> ComponentRun<'a> {
         let Situation {
             scratch, reserve, ..
         } = self.situation;
+        // Whatever was given while Python exited.
+        if let Err(error) = scratch.deliver_output_files() {
+            tracing::warn!("{error}");
+        }
         // A node's failure is none of the component's: what it has stored stays.
         let blame = failure.map(|failure| failure.cause.blame());
         if !matches!(blame, Some(Blame::Node | Blame::Runner))
@@ -580,6 +601,11 @@ impl Component for ComponentRun<'_> {
     fn abandon(&mut self) {
         self.output = None;
     }
+}
+
+/// Whether it is still the node that is in the way of a checkpoint.
+fn not_restored(failure: &Failure) -> bool {
+    failure.stage == Stage::RestoringCheckpoint && failure.cause.blame() == Blame::Node
 }
 
 /// The function returned, and its result cannot be kept.

@@ -63,7 +63,7 @@ pub(crate) fn report(error: &anyhow::Error) -> ExitCode {
     }
     let _ = writeln!(io::stderr(), "{text}");
     ExitCode::from(match component {
-        Some(Error::Io { .. }) => OUTPUT,
+        Some(Error::Io { .. } | Error::NotRestored { .. }) => OUTPUT,
         Some(_) => SYSTEM,
         None => FAILURE,
     })

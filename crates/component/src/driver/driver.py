@@ -262,7 +262,8 @@ try:
         sys.path.insert(0, shipped)
     for place in ("", scratch, shipped):
         if place == scratch:
-            sys.path.insert(0, scratch)
+            # Spawned workers inherit sys.path: there they find `htmap`, before one that is installed.
+            sys.path[:0] = [scratch, os.path.join(scratch, ".htmap-exec-modules")]
         elif place and cloudpickle is None and place not in sys.path:
             sys.path.append(place)
         if cloudpickle is None:

@@ -2,13 +2,15 @@
 # Anything else comes from a real HTMap, where there is one; its checkpoint and
 # transfer_output_files are still these, because the runner reads their layout.
 # `import htmap_exec as htmap` is the same; functions carry that name in their pickles.
-# The runner's driver puts `scratch`, `component` and `outside_scratch` into this module.
+# The runner's driver puts `scratch`, `component` and `outside_scratch` into this module, and
+# worker.py does so where a spawned worker imports it.
 import os
 import sys
 import types
 
 with outside_scratch():
     import contextlib
+    import errno
     import fcntl
     import hashlib
     import importlib.machinery
@@ -16,14 +18,21 @@ with outside_scratch():
     import pathlib
     import shutil
     import stat
-    from urllib.parse import urlunsplit
+    from urllib.parse import quote, urlunsplit
 
 _TRANSFER_DIR = "_htmap_transfer"
 _USER_TRANSFER_DIR = "_htmap_user_transfer"
+# Output files wait here until the output stands, and then go to the directory above.
+_OUTPUT_FILES = "_htmap_output_files"
 _PREPARED = "_htmap_prep_checkpoint"
 _CURRENT = "_htmap_current_checkpoint"
 _OLD = "_htmap_old_checkpoint"
 _MANIFEST = ".htmap-exec-manifest.json"
+_MODULES = os.path.join(scratch, ".htmap-exec-modules")
+# The unit of digests: SHA-256 of every block that is not all zeros, each after its number.
+_BLOCK = 1 << 20
+_PAGE = 1 << 12
+_ZEROS = bytes(_BLOCK)
 
 
 class TransferPath:
@@ -115,7 +124,7 @@ def _active():
 
 def _relative(path, call):
     """The path below the scratch directory; the last part may itself be a symbolic link."""
-    path = os.path.normpath(os.path.join(os.getcwd(), os.fspath(path)))
+    path = os.path.normpath(os.path.join(os.getcwd(), os.fsdecode(path)))
     place = os.path.join(os.path.realpath(os.path.dirname(path)), os.path.basename(path))
     root = os.path.realpath(scratch)
     if place != root and not place.startswith(root.rstrip("/") + "/"):
@@ -125,62 +134,124 @@ def _relative(path, call):
             "the function starts), or copy it there first." % (call, path, root)
         )
     relative = os.path.relpath(place, root)
-    if relative == "." or relative.split("/")[0] in (_TRANSFER_DIR, _USER_TRANSFER_DIR):
+    first = relative.split("/")[0]
+    if first in (".", _TRANSFER_DIR, _USER_TRANSFER_DIR) or first.startswith(".htmap-exec-"):
         raise ValueError("htmap.%s: `%s` cannot be given: it holds HTMap's own files" % (call, path))
     if not os.path.lexists(place):
         raise FileNotFoundError(2, "htmap.%s: No such file or directory" % call, path)
     return place, relative
 
 
-def _files(place, relative):
-    """Yields (path, path below the scratch directory) of the files and links below a path."""
-    if os.path.isdir(place) and not os.path.islink(place):
-        names = sorted(os.listdir(place))
-        if not names:
-            yield place, relative
-        for name in names:
-            for found in _files(os.path.join(place, name), os.path.join(relative, name)):
-                yield found
-    else:
+def _below(place, relative):
+    """Yields (path, path below the scratch directory) of all that is at a path and below it."""
+    left = [(place, relative)]
+    while left:
+        place, relative = left.pop()
         yield place, relative
+        if os.path.isdir(place) and not os.path.islink(place):
+            for name in os.listdir(place):
+                left.append((os.path.join(place, name), os.path.join(relative, name)))
 
 
-def _sync(path):
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+def _make_directory(path):
+    """With its parents, and whatever the umask is."""
+    if not os.path.isdir(path):
+        _make_directory(os.path.dirname(path))
+        os.mkdir(path)
+        os.chmod(path, 0o700)
 
 
-def _digest(path):
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        for chunk in iter(lambda: file.read(1 << 20), b""):
-            digest.update(chunk)
-    return digest.hexdigest()
-
-
-def _copy(source, target):
-    """A reflink where the file system has them, else a copy; never a hard link to a file that
-    the function goes on writing to: it would change the checkpoint as well."""
-    import fcntl
-
-    with open(source, "rb") as read, open(target, "wb") as write:
+def _sync(paths, file_system):
+    # A sync for each of 50,000 files takes minutes.
+    if len(paths) > 200:
         try:
-            fcntl.ioctl(write.fileno(), 0x40049409, read.fileno())  # FICLONE
-        except OSError:
-            shutil.copyfileobj(read, write, 1 << 20)
-        write.flush()
-        os.fsync(write.fileno())
-    shutil.copystat(source, target)
+            with outside_scratch():
+                import ctypes
+            descriptor = os.open(file_system, os.O_RDONLY)
+            try:
+                if ctypes.CDLL(None).syncfs(descriptor) == 0:
+                    return
+            finally:
+                os.close(descriptor)
+        except (ImportError, AttributeError):
+            pass
+    for path in paths:
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def _data(descriptor, size):
+    """Yields where the blocks with data begin. Holes are not read."""
+    at = data = 0
+    while at < size:
+        if data < at:
+            try:
+                data = os.lseek(descriptor, at, os.SEEK_DATA)
+            except OSError as error:
+                data = size if error.errno == errno.ENXIO else at
+        if data >= at + _BLOCK:
+            at = data - data % _BLOCK
+        else:
+            yield at
+            data = at
+            at += _BLOCK
+
+
+def _write(descriptor, block, at):
+    """Leaves pages of zeros out."""
+    start = 0
+    while start < len(block):
+        end = start
+        while end < len(block) and block[end : end + _PAGE] != _ZEROS[: min(_PAGE, len(block) - end)]:
+            end += _PAGE
+        while start < min(end, len(block)):
+            start += os.pwrite(descriptor, block[start:end], at + start)
+        start = end + _PAGE
+
+
+def _copy(source, target, mode):
+    """A reflink where the file system has them, else a copy; never a hard link to a file that the
+    function goes on writing to: it would change the checkpoint as well. Returns size and digest."""
+    digest = hashlib.sha256()
+    read = os.open(source, os.O_RDONLY)
+    try:
+        write = os.open(target, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
+        try:
+            size = os.fstat(read).st_size
+            try:
+                fcntl.ioctl(write, 0x40049409, read)  # FICLONE
+                source, size = write, os.fstat(write).st_size
+            except OSError:
+                source = read
+            for at in _data(source, size):
+                block = os.pread(source, min(_BLOCK, size - at), at)
+                if len(block) < min(_BLOCK, size - at):
+                    # The function cuts it off meanwhile.
+                    size = at + len(block)
+                if block != _ZEROS[: len(block)]:
+                    digest.update((at // _BLOCK).to_bytes(8, "little") + block)
+                    if source != write:
+                        _write(write, block, at)
+                if size < at + _BLOCK:
+                    break
+            os.ftruncate(write, size)
+            os.fchmod(write, mode & 0o777 | 0o600)
+        finally:
+            os.close(write)
+    finally:
+        os.close(read)
+    return size, digest.hexdigest()
 
 
 def _read_manifest(directory):
     try:
         with open(os.path.join(directory, _MANIFEST)) as file:
-            return json.load(file)
-    except (OSError, ValueError):
+            manifest = json.load(file)
+        return manifest if isinstance(manifest["generation"], int) else None
+    except (OSError, ValueError, KeyError, TypeError):
         return None
 
 
@@ -195,7 +266,7 @@ def checkpoint(*paths):
     os.makedirs(transfer, exist_ok=True)
     wanted = {}
     for path in paths:
-        for place, relative in _files(*_relative(path, "checkpoint")):
+        for place, relative in _below(*_relative(path, "checkpoint")):
             wanted[relative] = place
     with _locked(transfer):
         _store(transfer, wanted)
@@ -212,68 +283,122 @@ def _locked(directory):
         os.close(descriptor)
 
 
+def _discard(directory, prepared):
+    """A generation that is half gone must not be taken for a whole one of HTMap's: without a
+    manifest, only what is called prepared is known as such."""
+    if os.path.lexists(directory):
+        if directory != prepared:
+            os.rename(directory, prepared)
+        if os.path.lexists(os.path.join(prepared, _MANIFEST)):
+            os.unlink(os.path.join(prepared, _MANIFEST))
+        shutil.rmtree(prepared)
+
+
 def _store(transfer, wanted):
     prepared, current, old = (os.path.join(transfer, n) for n in (_PREPARED, _CURRENT, _OLD))
-    for leftover in (prepared, old) if os.path.isdir(current) else (prepared,):
-        if os.path.lexists(leftover):
-            shutil.rmtree(leftover)
-    os.mkdir(prepared)
-    last = _read_manifest(current) or _read_manifest(old) or {"generation": 0, "files": {}}
+    _discard(prepared, prepared)
+    if os.path.isdir(current):
+        _discard(old, prepared)
+    # Damaged ones that were kept count as well: the new one is newer.
+    found = {
+        name: _read_manifest(os.path.join(transfer, name))
+        for name in os.listdir(transfer)
+        if name.startswith((_PREPARED, _CURRENT, _OLD))
+    }
+    generation = 1 + max([0] + [manifest["generation"] for manifest in found.values() if manifest])
+    last = (found.get(_CURRENT) or {}).get("files", {})
+    _make_directory(prepared)
+    # A file that changed just now may change again without a trace in its times.
+    settled = os.stat(prepared).st_mtime_ns - 2 * 10**9
     entries = {}
-    for relative, place in sorted(wanted.items()):
+    fresh = [prepared]
+    for relative, place in wanted.items():
+        name = quote(os.fsencode(relative))
         target = os.path.join(prepared, relative)
-        os.makedirs(os.path.dirname(target), exist_ok=True)
+        _make_directory(os.path.dirname(target))
         status = os.lstat(place)
+        kept = {"mode": stat.S_IMODE(status.st_mode), "mtime": _time(status)}
         if stat.S_ISLNK(status.st_mode):
-            os.symlink(os.readlink(place), target)
-            entries[relative] = {"link": os.readlink(place)}
+            link = os.readlink(place)
+            os.symlink(link, target)
+            entries[name] = {"link": quote(os.fsencode(link))}
         elif stat.S_ISDIR(status.st_mode):
-            os.makedirs(target, exist_ok=True)
-            entries[relative] = {"directory": True}
+            _make_directory(target)
+            fresh.append(target)
+            entries[name] = dict(kept, directory=True)
         elif stat.S_ISREG(status.st_mode):
-            identity = [status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns]
-            before = last["files"].get(relative, {})
-            kept = os.path.join(current, relative)
-            if before.get("source") == identity and os.path.isfile(kept):
+            before = last.get(name, {})
+            if (
+                "blocks" in before
+                and before.get("source") == _identity(status)
+                and _link(os.path.join(current, relative), target)
+            ):
                 # Unchanged since the last generation, whose copy nobody writes to.
-                os.link(kept, target)
-                entries[relative] = before
-            else:
-                _copy(place, target)
-                entries[relative] = {
-                    "size": os.path.getsize(target),
-                    "sha256": _digest(target),
-                    "source": identity,
-                }
+                entries[name] = before
+                continue
+            size, blocks = _copy(place, target, status.st_mode)
+            fresh.append(target)
+            entries[name] = dict(kept, size=size, blocks=blocks)
+            changed = max(status.st_mtime_ns, status.st_ctime_ns)
+            if changed < settled and _identity(os.lstat(place)) == _identity(status):
+                entries[name]["source"] = _identity(status)
         else:
             raise ValueError("htmap.checkpoint: `%s` is no file, directory or link" % place)
-    for directory, _, _ in os.walk(prepared, topdown=False):
-        _sync(directory)
+    _sync(fresh, prepared)
     manifest = os.path.join(prepared, _MANIFEST)
-    with open(manifest + ".part", "w") as file:
-        json.dump({"version": 1, "generation": last["generation"] + 1, "files": entries}, file)
+    with open(os.open(manifest + ".part", os.O_WRONLY | os.O_CREAT, 0o600), "w") as file:
+        # By dumps: dump is written in Python.
+        file.write(json.dumps({"version": 2, "generation": generation, "files": entries}))
         file.flush()
         os.fsync(file.fileno())
     os.rename(manifest + ".part", manifest)
-    _sync(prepared)
+    _sync([prepared], prepared)
     # From here on the prepared generation is complete: a restart takes the newest complete one.
     if os.path.isdir(current):
         os.rename(current, old)
     os.rename(prepared, current)
-    _sync(transfer)
-    shutil.rmtree(old, ignore_errors=True)
+    _sync([transfer], transfer)
+    with contextlib.suppress(OSError):
+        _discard(old, prepared)
+
+
+def _identity(status):
+    return [status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns]
+
+
+def _time(status):
+    return max(-(2**63), min(status.st_mtime_ns, 2**63 - 1))
+
+
+def _link(source, target):
+    try:
+        os.link(source, target)
+        return True
+    except OSError:
+        return False
 
 
 def _move(place, target):
-    if os.path.isdir(place) and not os.path.islink(place) and os.path.isdir(target):
+    is_directory = os.path.isdir(place) and not os.path.islink(place)
+    is_there = os.path.isdir(target) and not os.path.islink(target)
+    if is_directory and is_there:
         for name in os.listdir(place):
             _move(os.path.join(place, name), os.path.join(target, name))
         os.rmdir(place)
         return
-    if os.path.isdir(target) and not os.path.islink(target):
+    if is_there:
         shutil.rmtree(target)
+    elif is_directory and os.path.lexists(target):
+        os.remove(target)
     os.makedirs(os.path.dirname(target), exist_ok=True)
+    if not is_directory or os.access(place, os.W_OK):
+        shutil.move(place, target)
+        return
+    # A directory that may not be written cannot change its parent.
+    mode = stat.S_IMODE(os.lstat(place).st_mode)
+    os.chmod(place, 0o700)
     shutil.move(place, target)
+    os.chmod(target, mode)
 
 
 def transfer_output_files(*paths):
@@ -292,7 +417,7 @@ def transfer_output_files(*paths):
             )
         places.append(_relative(path, "transfer_output_files"))
     for place, relative in places:
-        _move(place, os.path.join(scratch, _USER_TRANSFER_DIR, component, relative))
+        _move(place, os.path.join(scratch, _TRANSFER_DIR, _OUTPUT_FILES, relative))
 
 
 checkpoint.__module__ = "htmap.checkpointing"
@@ -333,7 +458,7 @@ class _Alias(types.ModuleType):
             return getattr(htmap, name)
         except AttributeError as error:
             missing = error
-        real = importlib.machinery.PathFinder.find_spec("htmap_exec", sys.path)
+        real = _installed("htmap_exec")
         if real is None or real.loader is None:
             raise missing
         self._executed = True
@@ -344,10 +469,15 @@ class _Alias(types.ModuleType):
         return getattr(self, name)
 
 
+def _installed(name):
+    path = [entry for entry in sys.path if entry != _MODULES]
+    return importlib.machinery.PathFinder.find_spec(name, path)
+
+
 def _real(wanted):
     """Imports the HTMap that is installed here in the place of this one."""
     ours = {name: module for name, module in sys.modules.items() if name.split(".")[0] == "htmap"}
-    spec = importlib.machinery.PathFinder.find_spec("htmap", sys.path)
+    spec = _installed("htmap")
     if spec is None or spec.loader is None:
         raise AttributeError(
             "htmap.%s is not available on this execute node: HTMap is not installed for `%s`; "
@@ -374,7 +504,7 @@ def find_spec(name):
     """Answers for `htmap` and two submodules, any other one is a real HTMap's; and for `htmap_exec`."""
     if name == "htmap_exec":
         spec = importlib.machinery.ModuleSpec(name, _Loader, is_package=True)
-        real = importlib.machinery.PathFinder.find_spec(name, sys.path)
+        real = _installed(name)
         if real is not None:
             spec.submodule_search_locations = real.submodule_search_locations
         return spec

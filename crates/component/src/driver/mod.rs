@@ -3,6 +3,8 @@
 //! Its sources are embedded here and go over the channel, so that no file of ours lies where a
 //! user's module could be found, or find it. What it says is in [`crate::session::protocol`].
 
+pub(crate) mod workers;
+
 /// Given to Python with `-c`.
 pub(crate) const BOOT: &str = include_str!("boot.py");
 
@@ -15,5 +17,7 @@ pub(crate) const PARTS: [(&str, &str); 5] = [
     ("display", include_str!("display.py")),
     ("kinds", include_str!("kinds.py")),
     ("failure", include_str!("failure.py")),
-    ("htmap", include_str!("htmap.py")),
+    ("htmap", HTMAP),
 ];
+
+const HTMAP: &str = include_str!("htmap.py");

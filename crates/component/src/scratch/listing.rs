@@ -33,9 +33,13 @@ impl First {
     fn read(directory: &Path, most: usize) -> io::Result<Self> {
         let mut heap = BinaryHeap::with_capacity(most + 1);
         let mut all = 0;
-        for entry in fs::read_dir(directory)?.filter_map(Result::ok) {
+        let entries = fs::read_dir(directory)?.filter_map(Result::ok);
+        for name in entries.map(|entry| entry.file_name()) {
+            if is_ours(&name) {
+                continue;
+            }
             all += 1;
-            heap.push(entry.file_name());
+            heap.push(name);
             if heap.len() > most {
                 heap.pop();
             }
@@ -90,6 +94,12 @@ fn list(directory: &Path, prefix: &str, left: &mut usize, text: &mut String) {
         *left = left.saturating_sub(1);
         text.push_str(&format!("{prefix}\\- ... {left_out} more not shown\n"));
     }
+}
+
+/// Whether nobody else put it there, or needs to know of it.
+fn is_ours(name: &OsStr) -> bool {
+    let name = name.as_encoded_bytes();
+    name.starts_with(names::PRIVATE_PREFIX.as_bytes())
 }
 
 /// The absolute paths of the top level, sorted, for the error record.

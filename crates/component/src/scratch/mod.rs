@@ -1,25 +1,26 @@
 //! The scratch directory: the paths of the contract, and what earlier attempts left there.
 //!
 //! HTCondor brings the content of `_htmap_transfer/` and `_htmap_user_transfer/N` back to the top
-//! level after an eviction, because HTMap lists them with a trailing slash and by path.
+//! level after an eviction, because HTMap lists them with a trailing slash and by path. Files of
+//! these names may be anything: the function, or the user's input files, may have put them there.
 
 pub(crate) mod checkpoint;
+mod earlier;
+mod files;
 mod gzip;
 pub(crate) mod input;
 pub(crate) mod listing;
 pub(crate) mod output;
 pub(crate) mod reserve;
 
-use std::fs::{self, File};
-use std::io::{self, BufReader, Read};
+use std::fs;
 use std::path::{Path, PathBuf};
 
-use flate2::read::MultiGzDecoder;
+pub(crate) use self::files::{clear, remove};
 
 use crate::error::Error;
 use crate::names;
-use crate::node::classad::ClassAd;
-use crate::pickle::scanner::count_pickles;
+use crate::regular;
 
 /// A component's scratch directory.
 #[derive(Debug, Clone)]
@@ -38,10 +39,11 @@ impl Scratch {
         };
         scratch.make_directories()?;
         let marker = root.join(names::TRANSFER_PLUGIN_MARKER);
-        File::options()
-            .append(true)
-            .create(true)
-            .open(&marker)
+        clear(&marker, fs::Metadata::is_file)
+            .and_then(|()| match marker.symlink_metadata() {
+                Ok(_) => Ok(()),
+                Err(_) => regular::create(&marker).map(drop),
+            })
             .map_err(Error::io("create", &marker))?;
         Ok(scratch)
     }
@@ -50,6 +52,8 @@ impl Scratch {
     pub(crate) fn make_directories(&self) -> Result<(), Error> {
         for path in [
             self.transfer(),
+            // Before what is in it: a link would lead elsewhere.
+            self.root.join(names::USER_TRANSFER_DIR),
             self.user_transfer(),
             self.root.join(names::TRANSFER_PLUGIN_CACHE),
         ] {
@@ -82,6 +86,11 @@ impl Scratch {
             .join(self.component.to_string())
     }
 
+    /// `_htmap_transfer/_htmap_output_files`
+    fn output_files(&self) -> PathBuf {
+        self.transfer().join(names::OUTPUT_FILES)
+    }
+
     /// `func`
     pub(crate) fn function(&self) -> PathBuf {
         self.root.join(names::FUNC)
@@ -105,105 +114,66 @@ impl Scratch {
 
     /// Room for the report.
     pub(crate) fn reserve(&self) -> PathBuf {
-        self.root
-            .join(format!(".htmap-exec-{}.reserve", self.component))
+        self.root.join(format!(
+            "{}{}.reserve",
+            names::PRIVATE_PREFIX,
+            self.component
+        ))
     }
 
     /// `_htmap_transfer/N.json`
     pub(crate) fn run_record(&self) -> PathBuf {
-        self.transfer().join(format!("{}.json", self.component))
+        self.transfer().join(self.record_name())
+    }
+
+    fn record_name(&self) -> String {
+        format!("{}.json", self.component)
     }
 
     /// `N.json`, where an eviction brings it back to.
     pub(crate) fn earlier_run_record(&self) -> PathBuf {
-        self.root.join(format!("{}.json", self.component))
+        self.root.join(self.record_name())
     }
 
     fn output_name(&self) -> String {
         format!("{}.out", self.component)
     }
-
-    /// Whether this may be a later attempt. The job ad knows; without one, it may.
-    pub(crate) fn restarted(job_ad: &ClassAd) -> bool {
-        let starts = (
-            job_ad.integer("NumShadowStarts"),
-            job_ad.integer("NumJobStarts"),
-        );
-        match starts {
-            (None, None) => true,
-            (shadows, jobs) => shadows.unwrap_or(0) > 1 || jobs.unwrap_or(0) > 0,
-        }
-    }
-
-    /// Moves the output of an attempt that was evicted after its end into its place.
-    /// Returns whether there was a valid one.
-    pub(crate) fn adopt_output(&self) -> Result<bool, Error> {
-        let earlier = self.root.join(self.output_name());
-        if !is_whole(&earlier) {
-            return Ok(false);
-        }
-        let place = self.output();
-        fs::rename(&earlier, &place).map_err(Error::io("move the finished output to", &place))?;
-        let record = self.root.join(format!("{}.json", self.component));
-        fs::rename(record, self.run_record()).ok();
-        Ok(true)
-    }
-
-    /// Moves the output files of earlier attempts back to where they are collected.
-    pub(crate) fn restore_output_files(&self) -> Result<(), Error> {
-        let earlier = self.root.join(self.component.to_string());
-        if !earlier
-            .symlink_metadata()
-            .is_ok_and(|metadata| metadata.is_dir())
-        {
-            return Ok(());
-        }
-        let place = self.user_transfer();
-        merge(&earlier, &place).map_err(Error::io("restore the output files to", &place))
-    }
 }
 
-/// Removes what the function may have put in the place of a path of the contract.
-pub(crate) fn clear(path: &Path, wanted: impl Fn(&fs::Metadata) -> bool) -> io::Result<()> {
-    match path.symlink_metadata() {
-        Ok(metadata) if wanted(&metadata) => Ok(()),
-        Ok(metadata) if metadata.is_dir() => fs::remove_dir_all(path),
-        Ok(_) => fs::remove_file(path),
-        Err(_) => Ok(()),
-    }
-}
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
 
-/// Moves what is in `from` into `into`, replacing files.
-fn merge(from: &Path, into: &Path) -> io::Result<()> {
-    fs::create_dir_all(into)?;
-    for entry in fs::read_dir(from)? {
-        let entry = entry?;
-        let target = into.join(entry.file_name());
-        if entry.file_type()?.is_dir() && target.is_dir() {
-            merge(&entry.path(), &target)?;
-        } else {
-            fs::rename(entry.path(), target)?;
+    use super::*;
+
+    #[test]
+    fn whatever_is_in_the_place_of_a_path_of_the_contract_goes() {
+        let elsewhere = tempfile::tempdir().unwrap();
+        fs::write(elsewhere.path().join("theirs"), "").unwrap();
+        let fifo = |path: &Path| nix::unistd::mkfifo(path, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        let link = |path: &Path| symlink(elsewhere.path(), path).unwrap();
+        let file = |path: &Path| fs::write(path, "").unwrap();
+        let dangling = |path: &Path| symlink("nowhere", path).unwrap();
+        let kinds: [&dyn Fn(&Path); 4] = [&fifo, &link, &file, &dangling];
+        for make in kinds {
+            let directory = tempfile::tempdir().unwrap();
+            for name in [
+                names::TRANSFER_DIR,
+                names::USER_TRANSFER_DIR,
+                names::TRANSFER_PLUGIN_CACHE,
+            ] {
+                make(&directory.path().join(name));
+            }
+            let marker = directory.path().join(names::TRANSFER_PLUGIN_MARKER);
+            fifo(&marker);
+            let scratch = Scratch::prepare(directory.path(), 7).unwrap();
+            for path in [scratch.transfer(), scratch.user_transfer()] {
+                assert!(path.symlink_metadata().unwrap().is_dir());
+            }
+            assert!(marker.symlink_metadata().unwrap().is_file());
+            // Once more, as in an attempt in the same sandbox.
+            Scratch::prepare(directory.path(), 7).unwrap();
         }
+        assert_eq!(fs::read_dir(elsewhere.path()).unwrap().count(), 1);
     }
-    fs::remove_dir(from)
-}
-
-/// Whether this is an output: two pickles, the first one a status, in sound gzip to its end.
-fn is_whole(path: &Path) -> bool {
-    let Ok(file) = File::open(path) else {
-        return false;
-    };
-    let mut decoder = BufReader::with_capacity(1 << 16, MultiGzDecoder::new(BufReader::new(file)));
-    let mut head = Vec::new();
-    if decoder.by_ref().take(64).read_to_end(&mut head).is_err() {
-        return false;
-    }
-    let status = |status: &str| {
-        head.windows(status.len())
-            .any(|part| part == status.as_bytes())
-    };
-    if !status(names::STATUS_OK) && !status(names::STATUS_ERR) {
-        return false;
-    }
-    matches!(count_pickles(head.chain(decoder)), Ok(2))
 }

@@ -91,6 +91,8 @@ impl<'a> Output<'a> {
         written.map_err(Error::io("write the output", &self.place))?;
         // The function may have removed it.
         self.scratch.make_directories()?;
+        // Before the output stands: with it, they are not looked at again.
+        self.scratch.deliver_output_files()?;
         clear(&self.place, fs::Metadata::is_file)
             .and_then(|()| fs::rename(&self.unfinished, &self.place))
             .map_err(Error::io("write the output", &self.place))?;

@@ -62,6 +62,18 @@ pub(crate) struct Finished {
     pub ended: Option<Ended>,
 }
 
+impl Finished {
+    /// There was no Python.
+    pub(crate) fn without_python(outcome: Outcome) -> Self {
+        Self {
+            outcome,
+            stderr: String::new(),
+            fatal: None,
+            ended: None,
+        }
+    }
+}
+
 /// Runs Python with this command, whose arguments are complete but for the channel's variable.
 pub(crate) fn run(
     mut command: Command,
@@ -74,12 +86,8 @@ pub(crate) fn run(
     let tree = match ProcessTree::spawn(command, signals) {
         Ok(tree) => tree,
         Err(error) => {
-            return Ok(Finished {
-                outcome: Outcome::NotStarted(format!("it cannot be started: {error}")),
-                stderr: String::new(),
-                fatal: None,
-                ended: None,
-            });
+            let reason = format!("it cannot be started: {error}");
+            return Ok(Finished::without_python(Outcome::NotStarted(reason)));
         }
     };
     let mut conductor = Conductor {
