@@ -72,13 +72,13 @@ fn require(kind: FileType) -> io::Result<()> {
     } else if kind.is_dir() {
         ("a directory", io::ErrorKind::IsADirectory)
     } else if kind.is_symlink() {
-        ("a symbolic link", io::ErrorKind::InvalidInput)
+        ("a symbolic link", io::ErrorKind::Unsupported)
     } else if kind.is_fifo() {
-        ("a FIFO", io::ErrorKind::InvalidInput)
+        ("a FIFO", io::ErrorKind::Unsupported)
     } else if kind.is_socket() {
-        ("a socket", io::ErrorKind::InvalidInput)
+        ("a socket", io::ErrorKind::Unsupported)
     } else {
-        ("a device", io::ErrorKind::InvalidInput)
+        ("a device", io::ErrorKind::Unsupported)
     };
     Err(io::Error::new(
         error,

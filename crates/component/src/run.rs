@@ -60,6 +60,8 @@ pub(crate) struct Situation<'a> {
 
 /// What was prepared while Python started.
 enum Preparing {
+    /// Python comes first: at a limit of processes there may be none left for a thread.
+    Later,
     /// It goes on.
     Busy(Preparation),
     /// It is done; the inputs are there until they are sent.
@@ -95,7 +97,7 @@ impl<'a> ComponentRun<'a> {
         Self {
             memory: memory::Watch::begin(situation.job_ad),
             watch,
-            preparing: Preparing::Failed,
+            preparing: Preparing::Later,
             distributions: Distributions::new(),
             likely_sites: Vec::new(),
             rejections: situation.options.interpreters.rejections.clone(),
@@ -111,10 +113,6 @@ impl<'a> ComponentRun<'a> {
 
     /// Tries one interpreter after the other, and sees to it that an output stands.
     pub(crate) fn run(mut self, signals: &Signals, limits: Limits) -> Result<Ending, Error> {
-        self.preparing = Preparing::Busy(Preparation::begin(
-            self.situation.scratch,
-            self.situation.adopted,
-        )?);
         for candidate in &self.situation.options.interpreters.candidates {
             let mut finished = self.attempt(candidate, signals, limits)?;
             if matches!(finished.outcome, Outcome::NotShown) {
@@ -203,8 +201,20 @@ impl<'a> ComponentRun<'a> {
         command
     }
 
+    fn begin_preparing(&mut self) -> Result<(), Error> {
+        let Situation {
+            scratch, adopted, ..
+        } = self.situation;
+        if matches!(self.preparing, Preparing::Later) {
+            self.preparing = Preparing::Busy(Preparation::begin(scratch, adopted)?);
+        }
+        Ok(())
+    }
+
     /// Waits for what goes on while Python starts.
     fn finish_preparing(&mut self) -> Result<(), Box<Failure>> {
+        self.begin_preparing()
+            .map_err(|error| error.failure(Stage::Landing))?;
         let preparation = match std::mem::replace(&mut self.preparing, Preparing::Failed) {
             Preparing::Busy(preparation) => preparation,
             other => {
@@ -478,8 +488,11 @@ struct Answered {
 }
 
 impl Component for ComponentRun<'_> {
-    fn begun(&mut self) {
+    fn begun(&mut self) -> Result<(), Error> {
+        self.begin_preparing()?;
+        self.memory.look();
         self.distributions.preload(&self.likely_sites);
+        Ok(())
     }
 
     fn preparation(&self) -> Option<BorrowedFd<'_>> {

@@ -83,11 +83,11 @@ mod tests {
     #[test]
     fn a_dump_keeps_its_head_and_the_rest_its_tail() {
         let mut stderr = StderrTail::default();
-        stderr.keep(&[b'.'; 100_000]);
+        stderr.keep(&vec![b'.'; 100_000]);
         stderr.keep(b"\nFatal Pyth");
         assert_eq!(stderr.fatal(), None);
         stderr.keep(b"on error: Segmentation fault\n\nCurrent thread");
-        stderr.keep(&[b'x'; 100_000]);
+        stderr.keep(&vec![b'x'; 100_000]);
         stderr.keep(b"the end");
         let fatal = stderr.fatal().unwrap();
         assert!(fatal.starts_with("Fatal Python error: Segmentation fault\n\nCurrent threadxxx"));

@@ -199,7 +199,8 @@ mod tests {
             killed,
             ..Findings::default()
         };
-        let failure = failure(ended, Stage::RunningFunction, stderr, &memory);
+        let fatal = stderr.find("Fatal Python error").map(|at| &stderr[at..]);
+        let failure = failure(ended, Stage::RunningFunction, stderr, fatal, &memory);
         (failure.cause.clone(), failure.text())
     }
 

@@ -190,6 +190,7 @@ fn is_whole(path: &Path) -> bool {
 mod tests {
     use super::*;
     use crate::scratch::output::Output;
+    use crate::scratch::reserve::Reserve;
 
     const LATER: &str = "NumShadowStarts = 2\nTransferInput = \"/m/func,/m/inputs/0.in\"";
 
@@ -202,7 +203,8 @@ mod tests {
     }
 
     fn write_output(scratch: &Scratch) {
-        Output::write_failure(scratch, b"\x80\x02N.").unwrap();
+        let reserve = Reserve::take(&scratch.reserve());
+        Output::write_failure(scratch, &reserve, b"\x80\x02N.").unwrap();
     }
 
     fn file_in(directory: &Path) {

@@ -113,7 +113,7 @@ fn describe(error: &io::Error) -> String {
         io::ErrorKind::IsADirectory => "is a directory".to_owned(),
         io::ErrorKind::PermissionDenied => "cannot be read: permission denied".to_owned(),
         io::ErrorKind::UnexpectedEof => "is truncated".to_owned(),
-        io::ErrorKind::InvalidData => {
+        io::ErrorKind::InvalidInput | io::ErrorKind::InvalidData => {
             format!("is damaged: {error}")
         }
         _ => format!("cannot be read: {error}"),

@@ -26,7 +26,7 @@ use crate::scratch::input::Input;
 /// What the runner does as Python goes on.
 pub(crate) trait Component {
     /// Python was started: there is time for something until it answers.
-    fn begun(&mut self);
+    fn begun(&mut self) -> Result<(), Error>;
     /// Readable once [`Component::prepared`] has something to say; `None` if it has said it.
     fn preparation(&self) -> Option<BorrowedFd<'_>>;
     /// The inputs are open and the checkpoint is restored, or this is why not.
@@ -90,6 +90,7 @@ pub(crate) fn run(
             return Ok(Finished::without_python(Outcome::NotStarted(reason)));
         }
     };
+    let begun = component.begun();
     let mut conductor = Conductor {
         session: Session::begin(limits, component.preparation().is_none(), Time::ZERO),
         clock: Clock::start(Instant::now()),
@@ -100,8 +101,7 @@ pub(crate) fn run(
         component,
         finished: false,
     };
-    conductor.component.begun();
-    let looped = conductor.run(signals);
+    let looped = begun.and_then(|()| conductor.run(signals));
     let Conductor {
         session,
         mut tree,
@@ -205,7 +205,8 @@ impl Conductor<'_> {
             match change {
                 Change::Stopped(signal) => {
                     let name = signal_name(signal);
-                    tracing::warn!("Python is stopped by {name}: it goes on after a SIGCONT");
+                    // HTCondor stops and continues jobs as it pleases: that is no news to the user.
+                    tracing::info!("Python is stopped by {name}: it goes on after a SIGCONT");
                     self.tell(Event::Stopped);
                 }
                 Change::Continued => self.tell(Event::Continued),

@@ -133,11 +133,9 @@ pub(crate) struct Watch {
 }
 
 impl Watch {
-    /// Reads the counters now, and looks at the processes from now on.
+    /// Reads the counters now.
     pub(crate) fn begin(job_ad: &ClassAd) -> Self {
-        let mut watch = Self::at(Path::new("/"), job_ad);
-        watch.look();
-        watch
+        Self::at(Path::new("/"), job_ad)
     }
 
     /// Without the thread; `root` stands in for `/`.
@@ -159,9 +157,14 @@ impl Watch {
         }
     }
 
+    /// Looks at the processes from now on, once Python is one of them.
+    ///
     /// In a thread of its own: a look may have to wait, and nobody waits for it. Where there can be
     /// no thread, the largest process is all that is known.
-    fn look(&mut self) {
+    pub(crate) fn look(&mut self) {
+        if self.looking.is_some() {
+            return;
+        }
         let (sender, stopped) = mpsc::channel::<()>();
         let peak = Arc::clone(&self.tree_peak);
         let mut sampler = Sampler::new(&self.root);
