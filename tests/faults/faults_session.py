@@ -465,7 +465,8 @@ CASES = [
          prepare=full_stderr, during=term(0.0, after="started"),
          after=lambda _, outcome: "" if outcome.exit == 79 else f"exit {outcome.exit}", control=False),
     Case("nohup", "import time\ndef f():\n    open('started', 'w').close()\n    time.sleep(0.5)\n    return 42", Ok(42),
-         prepare=ignoring(signal.SIGHUP), during=term(0.0, after="started", number=signal.SIGHUP), control=False),
+         prepare=ignoring(signal.SIGHUP), during=term(0.0, after="started", number=signal.SIGHUP), control=False,
+         after=lambda _, outcome: "the signal was acted upon" if "SIGHUP" in outcome.stderr else ""),
     Case("SIGCHLD is ignored at the start", "import os\ndef f():\n    os.kill(os.getpid(), 11)", Err("SIGSEGV"), prepare=ignoring(signal.SIGCHLD)),
     # What is on sys.path.
     *(Case(f"sys.path holds {name}", RETURNS, Ok(42), prepare=sitecustomize(f"import sys, pathlib\nsys.path.append({what})"))

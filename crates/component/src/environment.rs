@@ -24,7 +24,7 @@ pub(crate) struct Given<'a> {
 }
 
 /// A variable's value, or that it goes.
-type Change = (&'static str, Option<OsString>);
+type Setting = (&'static str, Option<OsString>);
 
 /// Where programs keep what is theirs, and nobody else's.
 const XDG: [&str; 5] = [
@@ -37,7 +37,7 @@ const XDG: [&str; 5] = [
 
 impl Given<'_> {
     /// What has to be changed.
-    pub(crate) fn changes(&self) -> Vec<Change> {
+    pub(crate) fn changes(&self) -> Vec<Setting> {
         let mut changes = Vec::new();
         let given = |name: &str| (self.variable)(name).filter(|value| !value.is_empty());
         if !given("HOME").is_some_and(|home| can_be_written(&home)) {

@@ -6,7 +6,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::failure::{Cause, Failure, Stage};
-use crate::scratch::reserve;
+use crate::regular;
 
 /// Why no output stands.
 #[derive(Debug, thiserror::Error)]
@@ -68,7 +68,7 @@ impl Error {
             }
         };
         let cause =
-            if reserve::is_lack_of_room(source) || source.kind() == io::ErrorKind::FileTooLarge {
+            if regular::is_lack_of_room(source) || source.kind() == io::ErrorKind::FileTooLarge {
                 Cause::NoRoom
             } else {
                 Cause::NodeFile

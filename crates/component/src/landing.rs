@@ -17,7 +17,7 @@ use crate::report::transcript;
 use crate::run::{ComponentRun, Situation};
 use crate::scratch::reserve::Reserve;
 use crate::scratch::{Scratch, checkpoint};
-use crate::session::step::Limits;
+use crate::session::events::Limits;
 
 /// HTCondor's defaults: `MachineMaxVacateTime` is ten minutes.
 const MACHINE_VACATE: i64 = 600;

@@ -25,22 +25,22 @@ use crate::report::run_record::RunRecord;
 use crate::scratch::Scratch;
 use crate::scratch::reserve::Reserve;
 
-struct Known {
+struct LastResort {
     scratch: Scratch,
     reserve: Arc<Reserve>,
     node: Option<NodeFacts>,
     python: Option<PythonFacts>,
 }
 
-static KNOWN: Mutex<Option<Known>> = Mutex::new(None);
+static LAST_RESORT: Mutex<Option<LastResort>> = Mutex::new(None);
 
-fn known() -> MutexGuard<'static, Option<Known>> {
-    KNOWN.lock().unwrap_or_else(PoisonError::into_inner)
+fn known() -> MutexGuard<'static, Option<LastResort>> {
+    LAST_RESORT.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// From here on, a record can be written.
 pub(crate) fn arm(scratch: &Scratch, reserve: &Arc<Reserve>) {
-    *known() = Some(Known {
+    *known() = Some(LastResort {
         scratch: scratch.clone(),
         reserve: Arc::clone(reserve),
         node: None,
@@ -93,7 +93,7 @@ pub(crate) fn record(failure: &Failure) -> io::Result<()> {
     }
 }
 
-impl Known {
+impl LastResort {
     fn write(&mut self, failure: &Failure) -> io::Result<()> {
         let place = self.scratch.output();
         if place.symlink_metadata().is_ok_and(|found| found.is_file()) {
@@ -209,7 +209,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let scratch = Scratch::prepare(directory.path(), 0).unwrap();
         std::fs::write(scratch.output(), "a result").unwrap();
-        let mut known = Known {
+        let mut known = LastResort {
             reserve: Arc::new(Reserve::take(&scratch.reserve())),
             node: None,
             python: None,

@@ -15,7 +15,6 @@ pub mod names;
 mod node;
 mod options;
 mod pickle;
-mod preparation;
 mod process;
 mod regular;
 mod report;

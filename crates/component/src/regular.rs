@@ -1,4 +1,4 @@
-//! Opens files in places where anybody may have put anything.
+//! Opens files in places where anybody may have put anything, and tells why one cannot be written.
 //!
 //! A FIFO at `N.out` would wait for a writer for ever, and a link at `N.json` would have the runner
 //! write somewhere else. So only regular files are opened, and nothing here ever waits.
@@ -54,6 +54,14 @@ pub(crate) fn create(path: &Path) -> io::Result<File> {
         .create_new(true)
         .custom_flags(O_NOFOLLOW)
         .open(path)
+}
+
+/// Whether this error means that something does not fit.
+pub(crate) fn is_lack_of_room(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
+    )
 }
 
 fn checked(options: &OpenOptions, path: &Path) -> io::Result<File> {

@@ -1,32 +1,12 @@
 //! The arguments of a code object, and which versions can have written it.
 
-use std::rc::Rc;
-
-use crate::guard::bytecode::{ALL, Facts, Versions, versions};
-use crate::guard::kept::Kept;
+use crate::guard::bytecode::{ALL, Versions, versions};
+use crate::guard::kept::{Arguments, Kept};
 
 /// `CO_GENERATOR`, `CO_COROUTINE` and `CO_ASYNC_GENERATOR`
 const GENERATORS: i64 = 0x20 | 0x80 | 0x200;
 /// 3.10 only.
 const GEN_START: u8 = 129;
-
-/// What has to be kept of a tuple that can be the arguments of `types.CodeType`.
-#[derive(Debug)]
-pub(crate) struct Arguments {
-    /// Of the tuple.
-    pub(crate) length: u64,
-    /// Without what dill puts in front.
-    count: usize,
-    /// Everything in it is what a code object has in that place.
-    pub(crate) certain: bool,
-    flags: Option<i64>,
-    code: Option<Rc<Facts>>,
-    consts: Option<u64>,
-    names: Option<u64>,
-    lines: Option<Rc<Facts>>,
-    /// `co_name`
-    pub(crate) name: Option<Rc<str>>,
-}
 
 impl Arguments {
     /// Of a tuple; none where its size is none that a code object has.

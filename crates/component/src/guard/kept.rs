@@ -9,7 +9,24 @@ use std::collections::{HashMap, VecDeque};
 use std::rc::Rc;
 
 use crate::guard::bytecode::Facts;
-use crate::guard::code::Arguments;
+
+/// What has to be kept of a tuple that can be the arguments of `types.CodeType`.
+#[derive(Debug)]
+pub(crate) struct Arguments {
+    /// Of the tuple.
+    pub(crate) length: u64,
+    /// Without what dill puts in front.
+    pub(super) count: usize,
+    /// Everything in it is what a code object has in that place.
+    pub(crate) certain: bool,
+    pub(super) flags: Option<i64>,
+    pub(super) code: Option<Rc<Facts>>,
+    pub(super) consts: Option<u64>,
+    pub(super) names: Option<u64>,
+    pub(super) lines: Option<Rc<Facts>>,
+    /// `co_name`
+    pub(crate) name: Option<Rc<str>>,
+}
 
 /// Items above one mark: twice as many are folded to this many.
 const APART: usize = 128;

@@ -3,8 +3,7 @@
 use std::rc::Rc;
 
 use crate::guard::bytecode::{ALL, Reader, Versions};
-use crate::guard::code::Arguments;
-use crate::guard::kept::{self, Callable, Kept, Memo, Stack, Symbol, Text};
+use crate::guard::kept::{self, Arguments, Callable, Kept, Memo, Stack, Symbol, Text};
 use crate::pickle::scanner::{Encoding, Token, Visitor};
 
 const LONGEST_TEXT: usize = 64;

@@ -56,7 +56,7 @@ impl<'a> Output<'a> {
             regular::create(&unfinished)
         };
         let file = match create() {
-            Err(error) if super::reserve::is_lack_of_room(&error) && reserve.give_up() => create(),
+            Err(error) if regular::is_lack_of_room(&error) && reserve.give_up() => create(),
             other => other,
         }
         .map_err(Error::io("create", &unfinished))?;

@@ -51,14 +51,6 @@ impl Reserve {
     }
 }
 
-/// Whether this error means that something does not fit.
-pub(crate) fn is_lack_of_room(error: &io::Error) -> bool {
-    matches!(
-        error.kind(),
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
-    )
-}
-
 /// Writes to a file, and gives the reserve up before it gives up itself.
 pub(crate) struct WithReserve<'a, W> {
     inner: W,
@@ -80,7 +72,7 @@ impl<'a, W> WithReserve<'a, W> {
 impl<W: Write> Write for WithReserve<'_, W> {
     fn write(&mut self, data: &[u8]) -> io::Result<usize> {
         match self.inner.write(data) {
-            Err(error) if is_lack_of_room(&error) && self.reserve.give_up() => {
+            Err(error) if regular::is_lack_of_room(&error) && self.reserve.give_up() => {
                 self.inner.write(data)
             }
             other => other,

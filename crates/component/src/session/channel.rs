@@ -15,7 +15,8 @@ use nix::poll::PollFlags;
 use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
 
 use super::clock::Time;
-use super::protocol::{Broken, Piece, Reader, Say, TOKEN};
+use super::frames::{Broken, Frames, Piece};
+use super::protocol::{Say, TOKEN};
 use crate::hex::hex;
 use crate::scratch::input::{BadInput, Input};
 
@@ -56,16 +57,16 @@ struct Stranger {
 #[derive(Debug)]
 struct Connection {
     stream: UnixStream,
-    reader: Reader,
+    frames: Frames,
     outgoing: Vec<u8>,
     sent: usize,
     /// Inputs still to be sent, in the order in which the driver reads them.
     inputs: Vec<Input>,
 }
 
-/// Whether a turn found anything.
+/// Whether anything was heard.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Found {
+enum Came {
     Something,
     Nothing,
     /// The other side hung up, or talks nonsense.
@@ -161,18 +162,18 @@ impl Channel {
     /// Who shows the token is the driver; who shows something else, or nothing for too long, goes.
     fn meet(&mut self, mut stranger: Stranger, now: Time, incoming: &mut Vec<Incoming>) -> bool {
         match stranger.introduce(&self.token) {
-            Found::Something => {
+            Came::Something => {
                 self.connection = Some(Connection::new(stranger.stream));
                 incoming.push(Incoming::Connected);
                 return true;
             }
-            Found::Nothing if now < stranger.since + INTRODUCTION => {
+            Came::Nothing if now < stranger.since + INTRODUCTION => {
                 if self.waiting.len() >= MOST_WAITING {
                     self.waiting.remove(0);
                 }
                 self.waiting.push(stranger);
             }
-            Found::Nothing | Found::Gone => {}
+            Came::Nothing | Came::Gone => {}
         }
         false
     }
@@ -182,7 +183,7 @@ impl Channel {
             return false;
         };
         let found = connection.receive(buffer);
-        match connection.reader.pieces() {
+        match connection.frames.pieces() {
             Ok(pieces) => incoming.extend(pieces.into_iter().map(Incoming::Piece)),
             Err(Broken) => {
                 tracing::warn!("what Python sent cannot be read: its connection is closed");
@@ -190,10 +191,10 @@ impl Channel {
                 return true;
             }
         }
-        if found == Found::Gone {
+        if found == Came::Gone {
             self.connection = None;
         }
-        found != Found::Nothing
+        found != Came::Nothing
     }
 
     fn accept(&mut self, now: Time, incoming: &mut Vec<Incoming>) -> bool {
@@ -233,23 +234,23 @@ fn may_be_ours(stream: &UnixStream) -> bool {
 
 impl Stranger {
     /// Reads the token and not a byte more.
-    fn introduce(&mut self, token: &str) -> Found {
+    fn introduce(&mut self, token: &str) -> Came {
         let mut rest = [0; TOKEN];
         let missing = TOKEN - self.shown.len();
         match self.stream.read(&mut rest[..missing]) {
-            Ok(0) => Found::Gone,
+            Ok(0) => Came::Gone,
             Ok(size) => {
                 self.shown.extend_from_slice(&rest[..size]);
                 if !token.as_bytes().starts_with(&self.shown) {
-                    Found::Gone
+                    Came::Gone
                 } else if self.shown.len() == TOKEN {
-                    Found::Something
+                    Came::Something
                 } else {
-                    Found::Nothing
+                    Came::Nothing
                 }
             }
-            Err(error) if is_for_later(&error) => Found::Nothing,
-            Err(_) => Found::Gone,
+            Err(error) if is_for_later(&error) => Came::Nothing,
+            Err(_) => Came::Gone,
         }
     }
 }
@@ -265,7 +266,7 @@ impl Connection {
     fn new(stream: UnixStream) -> Self {
         Self {
             stream,
-            reader: Reader::default(),
+            frames: Frames::default(),
             outgoing: Vec::new(),
             sent: 0,
             inputs: Vec::new(),
@@ -276,15 +277,15 @@ impl Connection {
         self.sent < self.outgoing.len() || !self.inputs.is_empty()
     }
 
-    fn receive(&mut self, buffer: &mut [u8]) -> Found {
+    fn receive(&mut self, buffer: &mut [u8]) -> Came {
         match self.stream.read(buffer) {
-            Ok(0) => Found::Gone,
+            Ok(0) => Came::Gone,
             Ok(size) => {
-                self.reader.take(&buffer[..size]);
-                Found::Something
+                self.frames.take(&buffer[..size]);
+                Came::Something
             }
-            Err(error) if is_for_later(&error) => Found::Nothing,
-            Err(_) => Found::Gone,
+            Err(error) if is_for_later(&error) => Came::Nothing,
+            Err(_) => Came::Gone,
         }
     }
 

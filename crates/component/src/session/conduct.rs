@@ -14,8 +14,10 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::channel::{Channel, Incoming};
 use super::clock::{Clock, LONGEST_WAIT, Time};
-use super::protocol::{Hello, Loaded, Piece, Say};
-use super::step::{Action, Event, Limits, Outcome, Session};
+use super::events::{Action, Event, Limits, Outcome};
+use super::frames::Piece;
+use super::protocol::{Hello, Loaded, Say};
+use super::step::Session;
 use crate::error::Error;
 use crate::failure::Failure;
 use crate::process::signals::{Heard, Signals};

@@ -1,7 +1,7 @@
 //! The protocol between the runner and its driver in Python: every message, in one table.
 //!
 //! A frame is one letter, 16 hexadecimal digits of length, and the payload. Fields of a payload are
-//! separated by NUL. `docs/protocol.md` tells the conversation as a story; a test holds the letters
+//! separated by NUL. `docs/runner.md` tells the conversation as a story; a test holds the letters
 //! in the driver's sources to [`TABLE`].
 
 use std::ffi::OsStr;
@@ -39,7 +39,7 @@ pub(crate) struct Kind {
     /// What it says.
     #[cfg_attr(
         not(test),
-        expect(dead_code, reason = "for people, and docs/protocol.md")
+        expect(dead_code, reason = "for people, and docs/runner.md")
     )]
     pub(crate) meaning: &'static str,
 }
@@ -237,7 +237,7 @@ pub(crate) enum Say<'a> {
     /// `P`
     Part { name: &'a str, source: &'a str },
     /// `O`
-    Options(&'a Options),
+    Options(&'a DriverOptions),
     /// `B`
     Begin,
     /// `C`
@@ -250,7 +250,7 @@ pub(crate) enum Say<'a> {
 
 /// What the driver has to know.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Options {
+pub(crate) struct DriverOptions {
     /// The component's number.
     pub component: u64,
     /// The scratch directory.
@@ -304,97 +304,12 @@ pub(crate) fn is_of(letter: u8, side: Side) -> bool {
         .any(|kind| kind.letter == letter && kind.side == side)
 }
 
-/// Cuts a stream of bytes into frames. A result's data is handed on in pieces, as it comes.
-#[derive(Debug, Default)]
-pub(crate) struct Reader {
-    received: Vec<u8>,
-    /// Bytes of a data frame that are still to come.
-    in_data: usize,
-}
-
-/// What came.
-#[derive(Debug)]
-pub(crate) enum Piece {
-    /// A whole message.
-    Message(Said),
-    /// Some of the result's pickle.
-    Data(Vec<u8>),
-    /// A whole frame that says nothing the driver would say.
-    Unknown(u8),
-}
-
-/// These bytes are no frames: nothing that follows can be read.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Broken;
-
-impl Reader {
-    /// Takes bytes in.
-    pub(crate) fn take(&mut self, bytes: &[u8]) {
-        self.received.extend_from_slice(bytes);
-    }
-
-    /// What is complete.
-    pub(crate) fn pieces(&mut self) -> Result<Vec<Piece>, Broken> {
-        let mut pieces = Vec::new();
-        let mut at = 0;
-        let done = loop {
-            let rest = &self.received[at..];
-            if self.in_data > 0 {
-                let size = rest.len().min(self.in_data);
-                if size == 0 {
-                    break Ok(());
-                }
-                pieces.push(Piece::Data(rest[..size].to_vec()));
-                self.in_data -= size;
-                at += size;
-                continue;
-            }
-            if rest.len() < HEADER {
-                break Ok(());
-            }
-            let size = std::str::from_utf8(&rest[1..HEADER])
-                .ok()
-                .and_then(|digits| usize::from_str_radix(digits, 16).ok());
-            match (rest[0], size) {
-                (b'D', Some(size)) => {
-                    self.in_data = size;
-                    at += HEADER;
-                }
-                (letter, Some(size)) if size <= LONGEST_MESSAGE => {
-                    let Some(payload) = rest.get(HEADER..HEADER + size) else {
-                        break Ok(());
-                    };
-                    pieces.push(match Said::parse(letter, payload) {
-                        Some(said) => Piece::Message(said),
-                        None => Piece::Unknown(letter),
-                    });
-                    at += HEADER + size;
-                }
-                _ => break Err(Broken),
-            }
-        };
-        self.received.drain(..at);
-        match done {
-            // What was whole before it counts.
-            Err(broken) if pieces.is_empty() => Err(broken),
-            _ => Ok(pieces),
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
 
     use super::*;
     use crate::driver;
-
-    fn framed(letter: u8, payload: &[u8]) -> Vec<u8> {
-        let mut out = vec![letter];
-        out.extend(format!("{:016x}", payload.len()).as_bytes());
-        out.extend(payload);
-        out
-    }
 
     /// The letters in a source, `b"X"`, and whether they are heard (compared, looked up) or said.
     fn letters(source: &str) -> BTreeSet<(u8, Side)> {
@@ -443,20 +358,15 @@ mod tests {
                 b'V' => b"0\0name\0text",
                 _ => b"one\0two\0three",
             };
-            let mut reader = Reader::default();
-            reader.take(&framed(kind.letter, payload));
-            let pieces = reader.pieces().unwrap();
-            assert!(
-                matches!(pieces[..], [Piece::Message(_) | Piece::Data(_)]),
-                "{}: {pieces:?}",
-                kind.meaning
-            );
+            // Data has no bound, and is no message.
+            let read = kind.letter == b'D' || Said::parse(kind.letter, payload).is_some();
+            assert!(read, "{}", kind.meaning);
         }
     }
 
     #[test]
     fn every_message_of_the_runner_is_in_the_table() {
-        let options = Options::default();
+        let options = DriverOptions::default();
         let mut out = Vec::new();
         for say in [
             Say::Part {
@@ -473,56 +383,5 @@ mod tests {
             say.write(&mut out);
             assert!(is_of(out[0], Side::Runner));
         }
-    }
-
-    #[test]
-    fn frames_come_whole_however_they_are_cut() {
-        let mut bytes = framed(b'R', b"");
-        bytes.extend(framed(b'D', b"some data"));
-        bytes.extend(framed(b'E', b""));
-        for size in [1, 2, 17, 18, 1000] {
-            let mut reader = Reader::default();
-            let (mut data, mut messages) = (Vec::new(), 0);
-            for part in bytes.chunks(size) {
-                reader.take(part);
-                for piece in reader.pieces().unwrap() {
-                    match piece {
-                        Piece::Data(more) => data.extend(more),
-                        _ => messages += 1,
-                    }
-                }
-            }
-            assert_eq!((data.as_slice(), messages), (&b"some data"[..], 2));
-        }
-    }
-
-    #[test]
-    fn what_is_no_frame_is_said_to_be_broken() {
-        for bytes in [
-            &b"Rzzzzzzzzzzzzzzzz"[..],
-            b"Rffffffffffffffff",
-            b"R0000000000800001",
-        ] {
-            let mut reader = Reader::default();
-            reader.take(bytes);
-            assert_eq!(reader.pieces().err(), Some(Broken));
-        }
-        let mut reader = Reader::default();
-        reader.take(&framed(b'E', b""));
-        reader.take(b"Rzzzzzzzzzzzzzzzz");
-        assert_eq!(reader.pieces().unwrap().len(), 1);
-        assert_eq!(reader.pieces().err(), Some(Broken));
-        let mut reader = Reader::default();
-        reader.take(&framed(b'Q', b"what"));
-        assert!(matches!(
-            reader.pieces().unwrap()[..],
-            [Piece::Unknown(b'Q')]
-        ));
-        // No letter of the runner's is one of the driver's.
-        reader.take(&framed(b'G', b""));
-        assert!(matches!(
-            reader.pieces().unwrap()[..],
-            [Piece::Unknown(b'G')]
-        ));
     }
 }

@@ -65,7 +65,7 @@ pub(super) struct Attributes {
 
 /// What is in the place of a manifest.
 #[derive(Debug)]
-pub(super) enum Found {
+pub(super) enum Opened {
     /// Nothing.
     Nothing,
     /// Something that is no manifest, and why not.
@@ -103,23 +103,23 @@ struct Head {
 }
 
 /// Reads the manifest of a directory. An error is the file system's: the manifest may be good.
-pub(super) fn read(directory: &Path) -> io::Result<Found> {
+pub(super) fn read(directory: &Path) -> io::Result<Opened> {
     let mut bytes = Vec::new();
     let read = regular::open(&directory.join(names::CHECKPOINT_MANIFEST))
         .and_then(|file| file.take(MOST + 1).read_to_end(&mut bytes));
     match read {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Found::Nothing),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Opened::Nothing),
         // Ours: it is no regular file.
         Err(error) if error.raw_os_error().is_none() => {
-            return Ok(Found::Refused(error.to_string()));
+            return Ok(Opened::Refused(error.to_string()));
         }
         Err(error) => return Err(error),
         Ok(_) => {}
     }
     if bytes.len() as u64 > MOST {
-        return Ok(Found::Refused(format!("it is larger than {MOST} bytes")));
+        return Ok(Opened::Refused(format!("it is larger than {MOST} bytes")));
     }
-    Ok(parse(&bytes).map_or_else(Found::Refused, Found::Manifest))
+    Ok(parse(&bytes).map_or_else(Opened::Refused, Opened::Manifest))
 }
 
 fn parse(bytes: &[u8]) -> Result<Manifest, String> {
@@ -272,9 +272,12 @@ mod tests {
     #[test]
     fn a_manifest_that_is_no_file_is_refused() {
         let directory = tempfile::tempdir().unwrap();
-        assert!(matches!(read(directory.path()).unwrap(), Found::Nothing));
+        assert!(matches!(read(directory.path()).unwrap(), Opened::Nothing));
         let path = directory.path().join(names::CHECKPOINT_MANIFEST);
         nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
-        assert!(matches!(read(directory.path()).unwrap(), Found::Refused(_)));
+        assert!(matches!(
+            read(directory.path()).unwrap(),
+            Opened::Refused(_)
+        ));
     }
 }

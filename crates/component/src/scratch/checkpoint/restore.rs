@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::copy::{Trouble, copy, time};
-use super::manifest::{self, Attributes, Digest, Entry, Found, Manifest};
+use super::manifest::{self, Attributes, Digest, Entry, Manifest, Opened};
 use super::{candidates, discard, free_place, kind};
 use crate::failure::{Cause, Failure, Stage};
 use crate::names;
@@ -148,16 +148,16 @@ fn staging(scratch: &Scratch) -> PathBuf {
 
 fn inspect(directory: &Path) -> io::Result<Content> {
     Ok(match manifest::read(directory)? {
-        Found::Manifest(manifest) => Content::Manifest(manifest),
-        Found::Refused(reason) => {
+        Opened::Manifest(manifest) => Content::Manifest(manifest),
+        Opened::Refused(reason) => {
             tracing::warn!(
                 "the checkpoint in `{}` is passed over: its manifest cannot be used: {reason}",
                 directory.display()
             );
             Content::Refused
         }
-        Found::Nothing if kind(directory) == names::CHECKPOINT_PREP => Content::Unfinished,
-        Found::Nothing => Content::Plain,
+        Opened::Nothing if kind(directory) == names::CHECKPOINT_PREP => Content::Unfinished,
+        Opened::Nothing => Content::Plain,
     })
 }
 

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::failure::Blame;
-use crate::session::protocol::Described;
+use crate::session::protocol::{Described, Hello, Loaded};
 
 const SECOND: Time = Duration::from_secs(1);
 
