@@ -250,6 +250,17 @@ def victim(scratch: Scratch) -> None:
         linked(name, str(scratch.base / "victim"))(scratch)
 
 
+def job_ad(text: bytes, size: int = 0) -> Callable[[Scratch], object]:
+    """More lines for the job's ad, and a hole up to this size."""
+
+    def prepare(scratch: Scratch) -> None:
+        with open(scratch.dir / ".job.ad", "ab") as file:
+            file.write(text)
+            file.truncate(max(size, file.tell()))
+
+    return prepare
+
+
 def untouched(scratch: Scratch, _: Outcome) -> str:
     return "" if (scratch.base / "victim").read_text() == "precious" else "something was written through a link"
 
@@ -332,7 +343,7 @@ def nowhere_at_home(scratch: Scratch) -> None:
 
 
 RETURNS = "def f(x):\n    return 2 * x\nargs = (21,)"
-OLDEST_AND_NEWEST = [list(pythons().values())[0], list(pythons().values())[-1]]
+OLDEST_AND_NEWEST = [list(pythons().values())[place] for place in (0, -1)]
 
 CASES = [
     # Forks while something is unpickled.
@@ -379,8 +390,15 @@ CASES = [
            def f():
                return Slow()
            """, "started", None),
-          ("while Python exits", "import atexit, time\ndef late():\n    open('started', 'w').close()\n    time.sleep(0.3)\n"
-           "def f():\n    atexit.register(late)\n    return 42", "started", None))),
+          ("while Python exits", """
+           import atexit, time
+           def late():
+               open('started', 'w').close()
+               time.sleep(0.3)
+           def f():
+               atexit.register(late)
+               return 42
+           """, "started", None))),
     Case("only Python is stopped for a while", "import time\ndef f():\n    open('started', 'w').close()\n    time.sleep(0.5)\n    return 42",
          Ok(42), during=python_stopped, options=QUICKLY, control=False),
     Case("a checkpoint that takes longer than Python may", "import os\ndef f():\n    return os.path.getsize('state')", Ok(2**30),
@@ -480,6 +498,10 @@ CASES = [
          prepare=fifo("0.out", "0.json", "_htmap_transfer/0.out", "_htmap_transfer/0.json", ".htmap-exec-0.out.part",
                       "_htmap_current_checkpoint/.htmap-exec-manifest.json", "_htmap_cloudpickle.zip")),
     Case("links wherever the runner writes", RETURNS, Ok(42), prepare=victim, after=untouched, control=False),
+    Case("a job ad of 1 GB", RETURNS, Ok(42), prepare=job_ad(b"", 2**30), control=False),
+    Case("a job ad of 100,000 parentheses", RETURNS, Ok(42), control=False,
+         prepare=job_ad(b"JobMaxVacateTime = " + b"(" * 100_000 + b"1" + b")" * 100_000 + b"\n")),
+    Case("a FIFO for the job ad", RETURNS, Ok(42), prepare=fifo(".job.ad", ".machine.ad"), control=False),
     # What a plain Python would do.
     Case("a line is seen at once", WAITS.replace("open(", "print('a line')\n    open("), Ok(42), during=seen_at_once),
     *(Case(f"stdout on {python}", """
@@ -508,4 +530,3 @@ CASES = [
             return getpass.getuser()
         """, Ok(where=lambda name: bool(name)), prepare=nowhere_at_home, skip=no_system_python),
 ]  # fmt: skip
-
