@@ -237,6 +237,8 @@ CASES = [
     nobody("an unreadable directory made by the function", as_nobody,
            "import os\ndef f():\n    print('at work')\n    os.mkdir('closed')\n    os.chmod('closed', 0)\n    return 42"),
     nobody("the scratch directory unreadable but searchable", both(as_nobody, lambda s: s.dir.chmod(0o300))),
+    nobody("the transfer directory can be written but not read", as_nobody,
+           "import os\ndef f():\n    print('at work')\n    os.chmod('_htmap_transfer', 0o300)\n    return 42"),
     case("unresolvable host name", without_name, skip=no_uts_namespace),
     case("unresolvable host name, raises", without_name, RAISES, TOLD, no_uts_namespace),
     case("no network at all", without_network, skip=no_net_namespace),
