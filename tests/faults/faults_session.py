@@ -349,6 +349,8 @@ CASES = [
     # Forks while something is unpickled.
     at_loading("forks while it is loaded, the child stays", "import os, time\nif os.fork() == 0:\n time.sleep(1000)", Ok(42)),
     at_loading("forks while it is loaded, the child comes back", "import os\nos.fork()", Ok(42)),
+    at_loading("forks while it is loaded, the child raises", "import os\nif os.fork() == 0:\n raise ValueError('not the parent')", Ok(42)),
+    at_loading("forks while it is loaded, and raises", "import os\nif os.fork():\n raise ValueError('the parent')", Err("ValueError: the parent")),
     at_loading("a pool of processes is started while it is loaded", "import multiprocessing, builtins\n"
                "builtins.kept = multiprocessing.get_context('fork').Pool(2)", Ok(42), options=GRACE),
     at_loading("a manager is started while it is loaded", "import multiprocessing, builtins\n"

@@ -308,6 +308,13 @@ try:
     if frame(control)[0] != b"G":
         raise EOFError("htmap-exec does not let the function run")
 except BaseException as error:
+    if _getpid() != _process:
+        # A child that was forked meanwhile: its parent goes on with this conversation.
+        _exit(1)
+    try:
+        quiet()
+    except BaseException:
+        pass
     failed(control, where, error)
 else:
     # No descriptor of ours stays open while the function runs: it may close them all.

@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, channel};
-use std::thread::JoinHandle;
+use std::time::Duration;
 
 use crate::driver::workers;
 use crate::error::Error;
@@ -18,6 +18,9 @@ use crate::failure::{Cause, Failure, Stage};
 use crate::scratch::checkpoint::{self, Adopted, NotRestored, Restored};
 use crate::scratch::input::{BadInput, Input};
 use crate::scratch::{Scratch, listing};
+
+/// For a restore to stop: it looks between the blocks of a file.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// The inputs, or what is wrong with which.
 pub(crate) type OpenedInputs = Result<Vec<Input>, (BadInput, Stage)>;
@@ -40,7 +43,6 @@ pub(crate) struct Preparation {
     ready: PipeReader,
     answer: Receiver<Prepared>,
     stop: Arc<AtomicBool>,
-    thread: Option<JoinHandle<()>>,
 }
 
 impl AsFd for Preparation {
@@ -74,7 +76,6 @@ impl Preparation {
             ready,
             answer,
             stop,
-            thread: thread.ok(),
         })
     }
 
@@ -88,11 +89,10 @@ impl Preparation {
 }
 
 impl Drop for Preparation {
+    /// Nothing is restored afterwards; but a file system that does not answer is not waited for.
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Relaxed);
-        if let Some(thread) = self.thread.take() {
-            thread.join().ok();
-        }
+        let _ = self.answer.recv_timeout(PATIENCE);
     }
 }
 

@@ -149,7 +149,6 @@ impl Channel {
     /// Accepts and reads once; returns what came, and whether there may be more.
     pub(crate) fn receive(&mut self, buffer: &mut [u8], now: Time) -> (Vec<Incoming>, bool) {
         let mut incoming = Vec::new();
-        // What was said on the old connection was said before there was a new one.
         let mut busy = self.listen(buffer, &mut incoming);
         let waiting = std::mem::take(&mut self.waiting);
         for stranger in waiting {
@@ -163,6 +162,7 @@ impl Channel {
     fn meet(&mut self, mut stranger: Stranger, now: Time, incoming: &mut Vec<Incoming>) -> bool {
         match stranger.introduce(&self.token) {
             Came::Something => {
+                self.hear_out(incoming);
                 self.connection = Some(Connection::new(stranger.stream));
                 incoming.push(Incoming::Connected);
                 return true;
@@ -176,6 +176,17 @@ impl Channel {
             Came::Nothing | Came::Gone => {}
         }
         false
+    }
+
+    /// What was said on the connection that loses its place was said before there was a new one.
+    fn hear_out(&mut self, incoming: &mut Vec<Incoming>) {
+        let mut buffer = vec![0; 1 << 16];
+        // Bounded: whoever holds it now may go on for ever.
+        for _ in 0..MOST_A_TURN {
+            if self.connection.is_none() || !self.listen(&mut buffer, incoming) {
+                break;
+            }
+        }
     }
 
     fn listen(&mut self, buffer: &mut [u8], incoming: &mut Vec<Incoming>) -> bool {

@@ -289,3 +289,6 @@ fn is_readable(descriptor: BorrowedFd<'_>) -> bool {
     let mut polled = [PollFd::new(descriptor, PollFlags::POLLIN)];
     poll(&mut polled, PollTimeout::ZERO).is_ok_and(|ready| ready > 0)
 }
+
+#[cfg(test)]
+mod tests;
