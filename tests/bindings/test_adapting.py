@@ -17,10 +17,8 @@ Write = Callable[..., None]
 
 
 @pytest.fixture
-def htmap(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+def htmap(tmp_path: Path) -> Iterator[Any]:
     """HTMap with a directory of its own."""
-    # HTMap makes ~/.htmap when it is imported.
-    monkeypatch.setenv("HOME", str(tmp_path))
     loaded = htmap_exec.enabling.load_htmap()
     before = loaded.settings["HTMAP_DIR"]
     loaded.settings["HTMAP_DIR"] = str(tmp_path / "htmap")

@@ -24,7 +24,10 @@ def htmap() -> Any:
         # The bindings warn that no HTCondor is configured here.
         warnings.simplefilter("ignore")
         import htmap
-    assert Path(htmap.settings["HTMAP_DIR"]).parent == Path.home()
+    # Another suite may have imported it first, with a home of its own.
+    htmap.settings["HTMAP_DIR"] = str(Path.home() / ".htmap")
+    for name in ("maps", "tags", "removed"):
+        (Path.home() / ".htmap" / name).mkdir(parents=True, exist_ok=True)
     return htmap
 
 
