@@ -125,6 +125,25 @@ def test_each_python_by_each_cloudpickle(submit: Callable[..., Path], minor: str
     assert htmap_exec.load_output(made, 1) == 0.5
 
 
+CRASHES = """
+import ctypes, sys
+import htmap_exec
+
+def f(x):
+    return ctypes.string_at(x)  # here
+
+htmap_exec.write_map(sys.argv[1], f, [0])
+"""
+
+
+@pytest.mark.parametrize("minor", VERSIONS)
+def test_a_segmentation_fault(submit: Callable[..., Path], minor: str, tmp_path: Path) -> None:
+    """faulthandler prints names and numbers, and knows no file."""
+    record = run(submit(CRASHES, python(minor).path), python(minor).path)
+    assert ("script.py", 6, "return ctypes.string_at(x)  # here") in frames(record)
+    assert f'  File "{tmp_path}/home/script.py", line 6 in f' in record.traceback
+
+
 def test_stock_htmap(enabled: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """HTMap makes the whole map; only the scheduler is missing."""
     from htmap import mapping, maps

@@ -9,7 +9,7 @@ use crate::failure::{Cause, Failure, PythonFacts, Raised, Stage};
 use crate::node::memory::{Findings, Killed};
 use crate::process::Ended;
 use crate::report::loader::Loader;
-use crate::report::{death, lack};
+use crate::report::{death, lack, source};
 use crate::scratch::Scratch;
 use crate::session::conduct::Finished;
 
@@ -54,6 +54,7 @@ pub(crate) fn advise(failure: &mut Failure, known: &Known<'_>) {
         }
         _ => failure.hints.extend(lack::killed(known.memory)),
     }
+    source::fill(failure, known.scratch);
     if failure.frames_left_out > 0 {
         let left_out = failure.frames_left_out;
         failure.message.push_str(&format!(

@@ -6,4 +6,5 @@ pub(crate) mod error_record;
 pub(crate) mod lack;
 pub(crate) mod loader;
 pub(crate) mod run_record;
+mod source;
 pub(crate) mod transcript;
