@@ -504,6 +504,17 @@ CASES = [
     Case("a job ad of 100,000 parentheses", RETURNS, Ok(42), control=False,
          prepare=job_ad(b"JobMaxVacateTime = " + b"(" * 100_000 + b"1" + b")" * 100_000 + b"\n")),
     Case("a FIFO for the job ad", RETURNS, Ok(42), prepare=fifo(".job.ad", ".machine.ad"), control=False),
+    # The text of an argument is for people only.
+    *(Case(f"the repr of an argument {how}", f"""
+        import ctypes, os
+        class Bad:
+            def __repr__(self):
+                {what}
+        def f(x):
+            return 42
+        args = (Bad(),)
+        """, Ok(42), control=False)
+      for how, what in (("crashes Python", "ctypes.string_at(0)"), ("ends Python", "os._exit(3)"), ("kills Python", "os.kill(os.getpid(), 9)"))),
     # What a plain Python would do.
     Case("a line is seen at once", WAITS.replace("open(", "print('a line')\n    open("), Ok(42), during=seen_at_once),
     *(Case(f"stdout on {python}", """

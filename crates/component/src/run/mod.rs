@@ -111,7 +111,12 @@ impl<'a> ComponentRun<'a> {
     pub(crate) fn run(mut self, signals: &Signals, limits: Limits) -> Result<Ending, Error> {
         for candidate in &self.situation.options.interpreters.candidates {
             let mut finished = self.attempt(candidate, signals, limits)?;
-            if matches!(finished.outcome, Outcome::NotShown) {
+            let is_unshown = match &finished.outcome {
+                Outcome::NotShown => true,
+                Outcome::Died { stage, .. } => *stage == Stage::ShowingArguments,
+                _ => false,
+            };
+            if is_unshown {
                 // The function has not run yet: once more, without looking at its arguments.
                 self.show_arguments = false;
                 if let Preparing::Done { inputs, .. } = &mut self.preparing {
