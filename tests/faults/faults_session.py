@@ -152,20 +152,21 @@ def large_checkpoint(scratch: Scratch) -> None:
     scratch.edit(".job.ad", lambda ad: ad.replace(b"NumShadowStarts = 1", b"NumShadowStarts = 2"))
 
 
-def left_in_place(name: str) -> Callable[[Scratch, Outcome], str]:
-    return lambda scratch, _: "" if (scratch.dir / name).exists() else f"`{name}` is gone"
-
-
 # What the limits are
 
 
-def few_processes(scratch: Scratch) -> None:
-    """Python and the runner, and not one thread more."""
+def as_unknown(scratch: Scratch, uid: int) -> None:
+    """A user whom the node does not know, on a Python that every user may run."""
     python = system_python()
     assert python is not None
     scratch.ship_cloudpickle()
     scratch.python = python
-    scratch.give_to(54321)
+    scratch.give_to(uid)
+
+
+def few_processes(scratch: Scratch) -> None:
+    """Python and the runner, and not one thread more."""
+    as_unknown(scratch, 54321)
     scratch.before_exec = lambda: resource.setrlimit(resource.RLIMIT_NPROC, (2, 2))
 
 
@@ -331,11 +332,7 @@ def recorded(**wanted: object) -> Callable[[Scratch, Outcome], str]:
 
 
 def nowhere_at_home(scratch: Scratch) -> None:
-    python = system_python()
-    assert python is not None
-    scratch.ship_cloudpickle()
-    scratch.python = python
-    scratch.give_to(54322)
+    as_unknown(scratch, 54322)
     scratch.env["HOME"] = "/"
     scratch.env["XDG_CACHE_HOME"] = "/nonexistent/cache"
     for name in ("USER", "LOGNAME"):

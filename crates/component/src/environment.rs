@@ -17,8 +17,8 @@ pub(crate) struct Given<'a> {
     pub scratch: &'a Path,
     /// Whose job this is, as HTCondor says.
     pub owner: Option<String>,
-    /// Whether the node knows the account that this process runs as.
-    pub is_known: bool,
+    /// Whether the node knows the account that this process runs as; asked only where it matters.
+    pub is_known: &'a dyn Fn() -> bool,
     /// A name for it in any case.
     pub user: &'a str,
 }
@@ -50,7 +50,7 @@ impl Given<'_> {
             }
         }
         // An account of the node's has its name from there.
-        if !self.is_known && given("USER").is_none() && given("LOGNAME").is_none() {
+        if given("USER").is_none() && given("LOGNAME").is_none() && !(self.is_known)() {
             let name = self.owner.clone().unwrap_or_else(|| {
                 // No space: it becomes part of file names.
                 self.user.replace(' ', "")
@@ -87,7 +87,7 @@ mod tests {
             variable: &|name| variables.get(name).map(OsString::from),
             scratch: Path::new("/scratch"),
             owner: None,
-            is_known,
+            is_known: &|| is_known,
             user: "uid 1234",
         };
         let changes = given.changes().into_iter();

@@ -21,17 +21,18 @@ use crate::{last_resort, names};
 impl ComponentRun<'_> {
     pub(super) fn conclude(mut self, finished: &Finished) -> Result<Ending, Error> {
         self.watch.mark("ended");
+        let memory = self.memory.findings();
         if !matches!(finished.outcome, Outcome::Evicted(_))
             && let Some(failure) = self.unread(Stage::RunningFunction)
         {
-            return self.fail(failure, Some(finished));
+            return self.fail(failure, Some(finished), &memory);
         }
         let failure = match &finished.outcome {
             Outcome::Result => {
-                self.finish(None, Some(finished));
+                self.finish(None, Some(finished), &memory);
                 return Ok(Ending::Output);
             }
-            Outcome::Evicted(signal) => return self.evicted(*signal, finished),
+            Outcome::Evicted(signal) => return self.evicted(*signal, finished, &memory),
             Outcome::NotStarted(reason) => {
                 Failure::new(Stage::StartingPython, Cause::NoPython, reason.as_str())
             }
@@ -63,22 +64,26 @@ impl ComponentRun<'_> {
                 *stage,
                 &finished.stderr,
                 finished.fatal.as_deref(),
-                &self.memory.findings(),
+                &memory,
             ),
         };
-        self.fail(failure, Some(finished))
+        self.fail(failure, Some(finished), &memory)
     }
 
     /// The component runs again: its checkpoint is whole, and what became of this attempt is told.
-    fn evicted(&mut self, signal: Signal, finished: &Finished) -> Result<Ending, Error> {
+    fn evicted(
+        &mut self,
+        signal: Signal,
+        finished: &Finished,
+        memory: &Findings,
+    ) -> Result<Ending, Error> {
         let scratch = self.situation.scratch;
         // Stops a restore.
         self.preparing = Preparing::Failed;
         checkpoint::tidy(scratch)?;
-        let memory = self.memory.findings();
         let record = RunRecord {
             status: names::STATUS_EVICTED,
-            ..self.record(Some(finished), &memory)
+            ..self.record(Some(finished), memory)
         };
         if let Err(error) = record.write(scratch) {
             tracing::warn!("{error}");
@@ -90,12 +95,12 @@ impl ComponentRun<'_> {
         &mut self,
         mut failure: Failure,
         finished: Option<&Finished>,
+        memory: &Findings,
     ) -> Result<Ending, Error> {
         self.output = None;
         // What it was brings no other failure.
         let _ = self.finish_preparing();
         self.announce();
-        let memory = self.memory.findings();
         let Situation {
             options,
             scratch,
@@ -108,7 +113,7 @@ impl ComponentRun<'_> {
             &Known {
                 host: &node.host,
                 python: self.python.as_ref(),
-                memory: &memory,
+                memory,
                 mounted: options.served.as_ref().map(|served| served.root.as_path()),
                 scratch,
             },
@@ -131,12 +136,17 @@ impl ComponentRun<'_> {
             }
             last_resort::record(&failure).map_err(|_| error)?;
         }
-        self.finish(Some(&failure), finished);
+        self.finish(Some(&failure), finished, memory);
         Ok(Ending::Output)
     }
 
     /// The output stands: nothing that goes wrong from here on changes that.
-    fn finish(&mut self, failure: Option<&Failure>, finished: Option<&Finished>) {
+    fn finish(
+        &mut self,
+        failure: Option<&Failure>,
+        finished: Option<&Finished>,
+        memory: &Findings,
+    ) {
         self.watch.mark("output");
         let Situation {
             scratch, reserve, ..
@@ -153,8 +163,7 @@ impl ComponentRun<'_> {
             tracing::warn!("{error}");
         }
         reserve.give_up();
-        let memory = self.memory.findings();
-        let record = self.record(finished, &memory);
+        let record = self.record(finished, memory);
         let record = match failure {
             Some(failure) => record.failed(failure),
             None => RunRecord {

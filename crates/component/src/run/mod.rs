@@ -128,7 +128,8 @@ impl<'a> ComponentRun<'a> {
                 return self.conclude(&finished);
             };
             if let Some(failure) = self.unread(Stage::StartingPython) {
-                return self.fail(failure, Some(&finished));
+                let memory = self.memory.findings();
+                return self.fail(failure, Some(&finished), &memory);
             }
             self.rejections.push(Rejection {
                 path: candidate.path.clone(),
@@ -141,7 +142,8 @@ impl<'a> ComponentRun<'a> {
         }
         let failure =
             advice::no_python(&self.rejections, &self.situation.options.interpreters.hints);
-        self.fail(failure, None)
+        let memory = self.memory.findings();
+        self.fail(failure, None, &memory)
     }
 
     fn attempt(
@@ -190,7 +192,7 @@ impl<'a> ComponentRun<'a> {
             variable: &|name| std::env::var_os(name),
             scratch: root,
             owner: job_ad.string("Owner"),
-            is_known: node::account().is_some(),
+            is_known: &|| node::account().is_some(),
             user: &node.user,
         };
         for (name, value) in given.changes() {
