@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 
 use walkdir::WalkDir;
 
-use crate::archive::{Frame, Place, encode, wrap};
-use crate::tree::refusal;
+use crate::archive::entry::refusal;
+use crate::archive::index::{Frame, Place, encode, wrap};
 use crate::{Archive, Entry, Kind, Prefixes, RECORD, apply, unpack, verify};
 
 /// An archive with this index, as it is before it is packed, behind so many bytes of frames.
@@ -19,7 +19,7 @@ pub fn index(path: &Path, plain: &[u8], begin: u64) {
         .unwrap();
     if let Ok((archive, file)) = Archive::open(path) {
         assert!(archive.bytes() <= archive.frames.iter().map(|frame| frame.length).sum());
-        crate::unpack::pieces(&archive);
+        crate::node::unpack::pieces(&archive);
         // Holes are no frames.
         assert!(archive.frames.is_empty() || verify(&archive, &file).is_err());
     }
@@ -155,15 +155,15 @@ pub fn prefixes_of(list: &Prefixes) -> Vec<u8> {
 pub fn elf(path: &Path, bytes: &[u8]) {
     fs::write(path, bytes).unwrap();
     let below = |named: &Path| named.strip_prefix("/opt").ok().map(Path::to_path_buf);
-    if let Ok(linked) = crate::elf::read(path, Path::new("lib/x.so"), &below) {
+    if let Ok(linked) = crate::relocate::search_path::read(path, Path::new("lib/x.so"), &below) {
         for (at, patch) in linked.patches {
             assert!(at.checked_add(patch.len() as u64).is_some());
         }
     }
-    let _ = crate::linkage::read(path);
+    let _ = crate::elf::linkage::read(path);
 }
 
 /// Text of `.pth` files, finders and scripts, and the headers of `.pyc` files.
 pub fn texts(directory: &Path, bytes: &[u8]) {
-    crate::source::fuzz(directory, bytes);
+    crate::environment::fuzz(directory, bytes);
 }

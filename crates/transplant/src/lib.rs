@@ -3,57 +3,56 @@
 //! An archive is an ordinary `.tar.zst`, cut into independent frames so that all processors share
 //! the work, with an index at its end that only this crate reads (docs/archive.md). Its name is
 //! the digest of what is in it. Nothing in an archive is trusted before it is checked.
+//!
+//! The rooms, from the ground up; each knows only those above it in this list:
+//!
+//! | room | look here for |
+//! |---|---|
+//! | `archive/` | the format: entries, frames, the index, the manifest, the names of our own places |
+//! | `elf/` | reading programs and libraries, and which library is whose |
+//! | `relocate/` | what a file becomes that names its old place |
+//! | `environment/` | what of a Python goes in, and whether it has changed |
+//! | `audit/` | what an environment asks of a node |
+//! | `node/` | on the execute node: requirements, unpacking, mounting, the cache |
+//! | `store/` | a directory of archives: names, differences, what to throw away |
+//! | `build/` | from a tree to an archive with a name, and to other formats |
 
 mod archive;
 mod audit;
-mod cache;
-mod check;
-mod difference;
+mod build;
 mod elf;
-mod encoding;
+mod environment;
 mod error;
-mod export;
-mod frame;
 #[cfg(feature = "fuzzing")]
 #[doc(hidden)]
 pub mod fuzzing;
-mod linkage;
-mod manifest;
-mod memory;
-mod mount;
 #[cfg(test)]
 mod mutations;
 mod node;
-mod order;
-mod pack;
 mod parallel;
-mod prefixes;
-mod prune;
-mod same;
-mod source;
+mod relocate;
 mod store;
-mod tree;
-mod unchanged;
-mod unpack;
-mod walk;
 
-pub use archive::{Archive, Digest};
-pub use audit::{Audit, Need, Share};
-pub use cache::{Cache, Held, PassedOver};
-pub use check::{Checked, check};
-pub use difference::{Change, Difference, difference};
+pub use archive::entry::{Entry, Kind};
+pub use archive::index::{Archive, Digest};
+pub use archive::manifest::{Audit, Manifest, Need, Places, Share};
+pub use archive::place::RECORD;
+pub use build::check::{Checked, check};
+pub use build::describe::describe;
+pub use build::export::{Format, export};
+pub use build::memory::{Memory, alone, keep, place};
+pub use build::pack::{Packed, pack};
+pub use build::publish::build;
+pub use environment::unchanged::{fingerprint, recall, remember};
+pub use environment::walk::Walk;
+pub use environment::{Excluded, Included, Source, collect, library_path};
 pub use error::Error;
-pub use export::{Format, export};
-pub use manifest::{Manifest, Places};
-pub use memory::{Memory, alone, keep, place};
-pub use mount::{Mounted, Refusal, hold, mount};
-pub use node::{NoRoom, Unmet, no_room, unmet};
-pub use pack::{Packed, pack};
-pub use prefixes::{Field, Prefixes, RECORD, apply};
-pub use prune::{Leftover, forgotten, leftovers};
-pub use source::{Excluded, Included, Source, collect, library_path};
-pub use store::{Listed, build, find, is_named_by, list};
-pub use tree::{Content, Entry, Kind, Stamp};
-pub use unchanged::{fingerprint, recall, remember};
-pub use unpack::{Unpacked, unpack, verify};
-pub use walk::Walk;
+pub use node::cache::{Cache, Held, PassedOver};
+pub use node::mount::{Mounted, Refusal, hold, mount};
+pub use node::requirements::{NoRoom, Unmet, no_room, unmet};
+pub use node::unpack::{Unpacked, unpack, verify};
+pub use relocate::content::{Content, Stamp};
+pub use relocate::prefixes::{Field, Prefixes, apply};
+pub use store::difference::{Change, Difference, difference};
+pub use store::names::{Listed, find, is_named_by, list};
+pub use store::prune::{Leftover, forgotten, leftovers};

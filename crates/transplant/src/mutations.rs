@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use walkdir::WalkDir;
 
-use crate::archive::{Frame, Place, encode};
+use crate::archive::index::{Frame, Place, encode};
 use crate::{Archive, Content, Digest, Entry, Kind, Memory, pack, unpack, verify};
 
 /// Paths, with modes and bytes, or where links lead.

@@ -164,7 +164,7 @@ impl Build<'_> {
                 .transpose()?;
             let packages =
                 Distributions::new().freeze(&self.interpreter.sys_path, self.interpreter.version);
-            let manifest = Manifest::new(&self.interpreter, &source, packages);
+            let manifest = transplant::describe(&self.interpreter, &source, packages);
             self.passed("checked and audited");
             Ok((manifest, checked))
         };

@@ -1,0 +1,131 @@
+//! In which order an archive holds its files: what an import may read lies together, apart from the
+//! tests, sources and headers around it.
+//!
+//! A frame is read whole, and a package's bytecode is a tenth of it: so arranged, a mounted archive
+//! reads half as much until a program has started, and all of it stands at its beginning.
+
+use crate::archive::entry::{Entry, Kind};
+
+/// Of the standard library, what `site`, the driver and cloudpickle import, in about this order.
+const EARLY: [&[u8]; 6] = [
+    b"encodings",
+    b"__pycache__",
+    b"collections",
+    b"importlib",
+    b"re",
+    b"lib-dynload",
+];
+/// No import of a package needs its tests.
+const NEVER: [&[u8]; 2] = [b"tests", b"test"];
+
+/// When a file is likely to be read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Use {
+    /// By every Python: the interpreter, its library, what it starts with.
+    Start,
+    /// By an import of the package that it belongs to.
+    Import,
+    /// Seldom.
+    Else,
+}
+
+/// Directories first, so that every reader of the tar finds them; the rest by its use, and then by
+/// path.
+pub(crate) fn order(entries: &[Entry]) -> Vec<usize> {
+    let mut order: Vec<usize> = (0..entries.len()).collect();
+    order.sort_by_cached_key(|&index| {
+        let entry = &entries[index];
+        match entry.kind {
+            Kind::Directory => (0, index),
+            Kind::File(_) => (1 + use_of(&entry.path) as usize, index),
+            Kind::Symlink(_) => (4, index),
+        }
+    });
+    order
+}
+
+/// By its path.
+pub(crate) fn use_of(path: &[u8]) -> Use {
+    let mut names = path.split(|&byte| byte == b'/');
+    let mut next = || names.next().unwrap_or(b"");
+    let (first, second, third) = (next(), next(), next());
+    let is_library = first == b"lib" && second.starts_with(b"python3.");
+    let begins = |start: &[u8]| second.starts_with(start);
+    if first == b"bin" && begins(b"python") || first == b"lib" && begins(b"libpython") {
+        return Use::Start;
+    }
+    let name = path.rsplit(|&byte| byte == b'/').next().unwrap_or(path);
+    // `site` reads them all: https://docs.python.org/3/library/site.html
+    if name.ends_with(b".pth") {
+        return Use::Start;
+    }
+    if !is_code(name)
+        || path
+            .split(|&byte| byte == b'/')
+            .any(|name| NEVER.contains(&name))
+    {
+        return Use::Else;
+    }
+    if is_library && EARLY.contains(&third) {
+        return Use::Start;
+    }
+    Use::Import
+}
+
+/// Of what a start reads in the library: what comes early has a low one.
+pub(crate) fn rank(path: &[u8]) -> Option<usize> {
+    if use_of(path) != Use::Start {
+        return None;
+    }
+    let directory = path.split(|&byte| byte == b'/').nth(2)?;
+    let early = EARLY.iter().position(|early| *early == directory);
+    Some(early.unwrap_or(EARLY.len()))
+}
+
+fn is_code(name: &[u8]) -> bool {
+    let has = |part: &[u8]| name.windows(part.len()).any(|window| window == part);
+    // What `python -O` reads is of no interest to the others, and named `.opt-1.pyc`: PEP 488.
+    // Made to fit its place, `_sysconfigdata` has no bytecode.
+    name.ends_with(b".pyc") && !has(b".opt-")
+        || name.starts_with(b"_sysconfigdata")
+        || name.ends_with(b".so")
+        || has(b".so.")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_starts_first_comes_first() {
+        let site = "lib/python3.11/site-packages";
+        for (path, expected) in [
+            ("bin/python3.11".to_owned(), Use::Start),
+            ("lib/libpython3.11.so.1.0".to_owned(), Use::Start),
+            (
+                "lib/python3.11/__pycache__/os.cpython-311.pyc".to_owned(),
+                Use::Start,
+            ),
+            (
+                "lib/python3.11/__pycache__/os.cpython-311.opt-1.pyc".to_owned(),
+                Use::Else,
+            ),
+            ("lib/python3.11/os.py".to_owned(), Use::Else),
+            (
+                "lib/python3.11/json/__pycache__/decoder.cpython-311.pyc".to_owned(),
+                Use::Import,
+            ),
+            (
+                format!("{site}/p/_c.cpython-311-x86_64-linux-gnu.so"),
+                Use::Import,
+            ),
+            (format!("{site}/p.libs/libz-1.so.1"), Use::Import),
+            (
+                format!("{site}/p/tests/__pycache__/t.cpython-311.pyc"),
+                Use::Else,
+            ),
+        ] {
+            assert_eq!(use_of(path.as_bytes()), expected, "{path}");
+        }
+    }
+}

@@ -1,0 +1,20 @@
+//! Places and times of our own in every tree, by the names that builds and nodes know them by.
+
+/// Of every file, in seconds since 1970: when it was installed is no part of an environment.
+/// 2020-01-01.
+pub(crate) const MTIME: i64 = 1_577_836_800;
+
+/// Libraries of the operating system that came along.
+pub(crate) const LIBRARIES: &str = "lib/htmap-exec";
+
+/// Those that nearly every node has, perhaps newer: only for one that has none.
+pub(crate) const COMMON: &str = "lib/htmap-exec-common";
+
+/// Sources of editable installs, each in a directory of its own.
+pub(crate) const EDITABLES: &str = "lib/htmap-exec-editable";
+
+/// Data of `--include` that is no module of Python's.
+pub(crate) const INCLUDED: &str = "share/htmap-exec/include";
+
+/// The list of files that name the place where they lie.
+pub const RECORD: &str = "conda-meta/htmap-exec-prefixes.json";

@@ -1,0 +1,9 @@
+//! From a collected tree to an archive with a name: check, audit, compress what has changed, publish.
+
+pub(crate) mod check;
+pub(crate) mod describe;
+pub(crate) mod export;
+pub(crate) mod memory;
+pub(crate) mod pack;
+pub(crate) mod publish;
+pub(crate) mod same;

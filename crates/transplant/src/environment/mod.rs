@@ -1,0 +1,226 @@
+//! What of a Python goes into an archive, and where to.
+//!
+//! The archive's root is one prefix: a virtual environment is merged with the Python that it was
+//! made from, since links to another place are what keeps environments from moving. The subtlety is
+//! in what names the old place: scripts, links, run-time search paths of libraries, and the times in
+//! `.pyc` files; each is made to fit wherever the tree will lie.
+
+mod collector;
+mod editable;
+mod editables;
+mod included;
+mod libraries;
+mod roots;
+mod system;
+pub(crate) mod unchanged;
+pub(crate) mod walk;
+
+use std::fs;
+use std::path::{Component, Path};
+
+use htmap_exec_interpreter::Interpreter;
+
+use self::collector::Collector;
+use self::system::is_system;
+use self::walk::Walk;
+use crate::archive::entry::{Entry, Kind, refusal};
+use crate::archive::place::RECORD;
+use crate::error::Error;
+use crate::relocate::{conda, content::Content};
+
+pub use self::included::Included;
+pub use self::libraries::library_path;
+pub(crate) use self::roots::{homes, roots};
+
+/// A tree that is ready to be packed.
+#[derive(Debug)]
+pub struct Source {
+    /// Sorted, a directory before what is in it.
+    pub entries: Vec<Entry>,
+    /// Of the files among them, at the same index.
+    pub contents: Vec<Option<Content>>,
+    /// The interpreter, below the root.
+    pub python: String,
+    /// What could not be taken along as it was, each in a sentence.
+    pub remarks: Vec<String>,
+}
+
+impl Source {
+    /// Bytes of all files.
+    pub fn bytes(&self) -> u64 {
+        self.entries
+            .iter()
+            .map(|entry| {
+                if let Kind::File(size) = entry.kind {
+                    size
+                } else {
+                    0
+                }
+            })
+            .sum()
+    }
+}
+
+/// What to leave out.
+pub type Excluded<'a> = &'a dyn Fn(&Path) -> bool;
+
+/// Collects everything that this interpreter needs.
+pub fn collect(
+    interpreter: &Interpreter,
+    excluded: Excluded<'_>,
+    included: &[Included],
+    walk: &Walk,
+) -> Result<Source, Error> {
+    let name = format!("python{}", interpreter.version);
+    let mut collector = Collector::new(interpreter, excluded, walk)?;
+    let (prefix, base) = (collector.old.prefix.clone(), collector.old.base.clone());
+    let library = Path::new("lib").join(&name);
+    let packages = library.join("site-packages");
+    let in_venv = prefix != base;
+    let shared = !in_venv || reads_base_packages(&prefix);
+    let mut debian = false;
+    if is_system(&base) {
+        debian = base.join("lib/python3/dist-packages").is_dir();
+        collector.add_system(&base, &name, shared)?;
+    } else {
+        collector.add_tree(&base, Path::new(""), &|path| {
+            let outside = shared || path == packages || !path.starts_with(&packages);
+            outside && !(in_venv && is_of_another_python(path, &name))
+        })?;
+    }
+    if in_venv {
+        // Over the base's: what the environment has goes before.
+        collector.add_tree(&prefix, Path::new(""), &|path| {
+            path != Path::new("pyvenv.cfg")
+                && path != Path::new("lib64")
+                && !(path.starts_with("bin") && belongs_to_venv(path))
+                && !(debian && path.starts_with(&packages))
+        })?;
+        let own = prefix.join(&packages);
+        if debian && own.is_dir() {
+            // Debian's Python looks for packages there, and not in site-packages.
+            let place = Path::new("local").join(&library).join("dist-packages");
+            collector.add_parents(&place.join("x"));
+            collector.add_tree(&own, &place, &|_| true)?;
+        }
+    }
+    let python = format!("bin/{name}");
+    // By which scripts call it; a system's may lie elsewhere.
+    for also in ["bin/python", "bin/python3"] {
+        if !collector.has(Path::new(also)) {
+            let target = name.clone().into_bytes();
+            collector.put(Path::new(also), Kind::Symlink(target), 0o777, None);
+        }
+    }
+    let site = if debian {
+        Path::new("local").join(&library).join("dist-packages")
+    } else {
+        packages
+    };
+    collector.include(included, &site)?;
+    collector.bundle_editables()?;
+    collector.add_libraries(&python)?;
+    let mut remarks = Vec::new();
+    let named = conda::prefixes(
+        &collector.old.base,
+        &interpreter.base_prefix,
+        &|path| collector.content_at(path),
+        &mut remarks,
+    )?;
+    collector.remarks.append(&mut remarks);
+    if let Some(prefixes) = named {
+        let list = serde_json::to_vec(&prefixes).expect("text and numbers");
+        collector.put_made(Path::new(RECORD), list);
+    }
+    if !collector.has(Path::new(&python)) {
+        return Err(Error::Unsupported {
+            path: base.join(&python),
+            reason: "there is no such interpreter in its prefix".to_owned(),
+        });
+    }
+    if !collector.unreadable.is_empty() {
+        return Err(Error::Unreadable {
+            paths: collector.unreadable,
+        });
+    }
+    let (entries, contents): (Vec<Entry>, _) = collector.found.into_values().unzip();
+    // What a node would refuse must not be packed.
+    if let Some(reason) = refusal(&entries) {
+        return Err(Error::Unsupported {
+            path: prefix,
+            reason,
+        });
+    }
+    Ok(Source {
+        entries,
+        contents,
+        python,
+        remarks: collector.remarks,
+    })
+}
+
+/// `include-system-site-packages` of `pyvenv.cfg` (PEP 405).
+fn reads_base_packages(prefix: &Path) -> bool {
+    fs::read_to_string(prefix.join("pyvenv.cfg")).is_ok_and(|text| {
+        text.lines().any(|line| {
+            line.split_once('=').is_some_and(|(name, value)| {
+                name.trim() == "include-system-site-packages"
+                    && value.trim().eq_ignore_ascii_case("true")
+            })
+        })
+    })
+}
+
+/// Several Pythons may share a prefix.
+fn is_of_another_python(path: &Path, name: &str) -> bool {
+    let mut names = path.components();
+    let (first, second) = (names.next(), names.next());
+    let (Some(Component::Normal(first)), Some(Component::Normal(second))) = (first, second) else {
+        return false;
+    };
+    first == "lib"
+        && second != name
+        && second
+            .to_str()
+            .and_then(|second| second.strip_prefix("python3."))
+            .is_some_and(|minor| minor.bytes().all(|byte| byte.is_ascii_digit()))
+}
+
+/// Links to the base's interpreter, and scripts that name where the environment is.
+fn belongs_to_venv(path: &Path) -> bool {
+    path.file_name()
+        .and_then(|name| name.to_str())
+        .is_some_and(|name| {
+            name.to_lowercase().starts_with("activate")
+                || name == "deactivate.bat"
+                || name.strip_prefix("python").is_some_and(|rest| {
+                    rest.bytes()
+                        .all(|byte| byte.is_ascii_digit() || byte == b'.')
+                })
+        })
+}
+
+/// All that reads what packages wrote in Python's own formats.
+#[cfg(feature = "fuzzing")]
+pub(crate) fn fuzz(directory: &Path, bytes: &[u8]) {
+    let text = String::from_utf8_lossy(bytes);
+    for line in text.lines() {
+        if let editable::Line::Import(module) = editable::line(line) {
+            editable::finder(&module, &text);
+        }
+    }
+    for name in ["__editable___x_finder", "x", "_x_editable_loader"] {
+        editable::finder(name, &text);
+    }
+    editable::mapping(&text);
+    let cache = directory.join("__pycache__");
+    fs::create_dir_all(&cache).expect("made");
+    let name = bytes.iter().take(4).map(|byte| format!("{byte:02x}"));
+    let file = cache.join(format!("{}.pyc", name.collect::<String>()));
+    fs::write(&file, bytes).expect("written");
+    for (major, minor) in [(3, 6), (3, 11)] {
+        let version = htmap_exec_interpreter::PythonVersion { major, minor };
+        let _ = crate::relocate::bytecode::bytecode(version, &file, &file);
+    }
+    fs::remove_file(&file).expect("removed");
+}

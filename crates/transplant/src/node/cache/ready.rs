@@ -1,0 +1,143 @@
+//! What a tree was when it was complete, and whether it still is that.
+//!
+//! Every directory is looked at, every compiled file, and others by sample: looking at each of tens of
+//! thousands would take longer than a job should wait. So a module in Python whose bytes were changed in
+//! their place may go unnoticed; one that is gone, added or replaced does not.
+
+use std::fs;
+use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use serde::{Deserialize, Serialize};
+
+use super::{PARTIAL, PassedOver, READY, TREE};
+use crate::archive::entry::Kind;
+use crate::archive::index::Archive;
+
+/// Grows when what [`Ready`] says changes.
+const FORMAT: u32 = 1;
+/// Files that are looked at one by one, besides programs and libraries.
+const SAMPLE: usize = 256;
+
+/// What a complete tree was.
+#[derive(Debug, Serialize, Deserialize)]
+struct Ready {
+    format: u32,
+    /// The boot of this machine that saw it made.
+    boot: String,
+    /// The latest change of anything below, in seconds and nanoseconds.
+    changed: (i64, i64),
+    directories: Vec<String>,
+    files: Vec<(String, u64)>,
+}
+
+/// Makes the directories read-only, so that no Python adds `.pyc` files to them, gives the tree its
+/// name, and writes down what it is now.
+pub(super) fn publish(entry: &Path, archive: &Archive, boot: &str) -> Result<(), PassedOver> {
+    let partial = entry.join(PARTIAL);
+    let tree = entry.join(TREE);
+    let read_only = |path: &Path| {
+        fs::set_permissions(path, fs::Permissions::from_mode(0o555))
+            .map_err(PassedOver::io("change", path))
+    };
+    let mut directories = vec![String::new()];
+    let mut files = Vec::new();
+    let count = archive.entries.len().div_ceil(SAMPLE).max(1);
+    for (index, each) in archive.entries.iter().enumerate() {
+        // Names that are no text are few, and are left to the directory that they lie in.
+        let Ok(path) = std::str::from_utf8(&each.path) else {
+            continue;
+        };
+        match each.kind {
+            Kind::Directory => directories.push(path.to_owned()),
+            Kind::File(size) if index % count == 0 || is_compiled(path) => {
+                files.push((path.to_owned(), size));
+            }
+            _ => {}
+        }
+    }
+    for path in archive
+        .entries
+        .iter()
+        .filter(|each| each.kind == Kind::Directory)
+        .map(|each| partial.join(std::ffi::OsStr::from_bytes(&each.path)))
+    {
+        read_only(&path)?;
+    }
+    fs::rename(&partial, &tree).map_err(PassedOver::io("rename", &partial))?;
+    read_only(&tree)?;
+    // The renaming is a change, too, and so is every other one so far.
+    let mut changed = (0, 0);
+    for path in directories.iter().chain(files.iter().map(|(path, _)| path)) {
+        let path = tree.join(path);
+        let metadata = fs::symlink_metadata(&path).map_err(PassedOver::io("look at", &path))?;
+        changed = changed.max((metadata.ctime(), metadata.ctime_nsec()));
+    }
+    let ready = Ready {
+        format: FORMAT,
+        boot: boot.to_owned(),
+        changed,
+        directories,
+        files,
+    };
+    let temporary = entry.join(PARTIAL);
+    let json = serde_json::to_vec(&ready).expect("text and numbers");
+    fs::write(&temporary, json)
+        .and_then(|()| fs::rename(&temporary, entry.join(READY)))
+        .map_err(PassedOver::io("write", &entry.join(READY)))
+}
+
+/// By its name: there are few of them, and they are what brings a Python down.
+fn is_compiled(path: &str) -> bool {
+    path.starts_with("bin/python") || path.contains(".so")
+}
+
+/// Whether the tree is what it was, or why not.
+pub(super) fn check(entry: &Path, boot: &str) -> Result<(), String> {
+    let text = fs::read(entry.join(READY)).map_err(|_| "it was never complete".to_owned())?;
+    let ready: Ready =
+        serde_json::from_slice(&text).map_err(|_| "what it was is not readable".to_owned())?;
+    if ready.format != FORMAT {
+        return Err("another version of htmap-exec made it".to_owned());
+    }
+    if ready.boot != boot {
+        return Err("it is from before the last boot".to_owned());
+    }
+    let tree = entry.join(TREE);
+    let owner = nix::unistd::geteuid().as_raw();
+    let is_same = |path: &str, size: Option<u64>| {
+        fs::symlink_metadata(tree.join(path)).is_ok_and(|metadata| {
+            let kind = match size {
+                Some(size) => metadata.is_file() && metadata.len() == size,
+                None => metadata.is_dir(),
+            };
+            kind && metadata.uid() == owner
+                && (metadata.ctime(), metadata.ctime_nsec()) <= ready.changed
+        })
+    };
+    let whole = AtomicBool::new(true);
+    let threads = std::thread::available_parallelism()
+        .map_or(1, usize::from)
+        .min(8);
+    let share = ready.directories.len().div_ceil(threads).max(1);
+    std::thread::scope(|scope| {
+        for paths in ready.directories.chunks(share) {
+            scope.spawn(|| {
+                if !paths.iter().all(|path| is_same(path, None)) {
+                    whole.store(false, Ordering::Relaxed);
+                }
+            });
+        }
+    });
+    let sampled = ready
+        .files
+        .iter()
+        .all(|(path, size)| is_same(path, Some(*size)));
+    if whole.into_inner() && sampled {
+        Ok(())
+    } else {
+        Err("something in it has changed".to_owned())
+    }
+}

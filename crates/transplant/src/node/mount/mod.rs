@@ -1,0 +1,109 @@
+//! Mounts an archive instead of unpacking it: a read-only file system that this process serves,
+//! seen only by the processes that enter its namespace (docs/mount.md).
+//!
+//! Nothing outlives this process: with its descriptors the kernel drops the mount.
+
+mod ahead;
+mod content;
+mod filesystem;
+mod namespace;
+mod nodes;
+
+use std::collections::HashSet;
+use std::fmt;
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsRawFd as _, OwnedFd, RawFd};
+use std::path::Path;
+use std::sync::{Arc, OnceLock};
+
+use crate::archive::index::Archive;
+use ahead::Ahead;
+use content::Content;
+use filesystem::Tree;
+pub use namespace::hold;
+use nodes::Nodes;
+
+/// They mostly wait.
+const THREADS: usize = 4;
+
+/// Why an archive is not mounted here.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct Refusal(String);
+
+impl Refusal {
+    fn new(action: &str, error: &io::Error) -> Self {
+        Self(format!("cannot {action}: {error}"))
+    }
+}
+
+/// A mounted archive.
+pub struct Mounted {
+    /// To be entered, in this order, by whoever wants to see it.
+    pub namespaces: Vec<OwnedFd>,
+    /// The device that is answered by: it must not be held by anybody who waits for an answer.
+    pub device: RawFd,
+    /// Why some of it could not be read, if that has happened.
+    pub failure: Arc<OnceLock<String>>,
+}
+
+impl fmt::Debug for Mounted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Mounted").finish_non_exhaustive()
+    }
+}
+
+/// Mounts at `target`, an empty directory. `holder` is the command of this program that calls
+/// [`hold`] with its only argument.
+pub fn mount(
+    archive: &Arc<Archive>,
+    file: &File,
+    target: &Path,
+    holder: &str,
+) -> Result<Mounted, Refusal> {
+    let failed = |error: io::Error| Refusal::new("serve the mount", &error);
+    let file = file.try_clone().map_err(failed)?;
+    let made = namespace::make(holder, target)?;
+    let device = made.device.as_raw_fd();
+    let failure = Arc::new(OnceLock::new());
+    let content = Arc::new(Content::new(
+        Arc::clone(archive),
+        file,
+        target
+            .parent()
+            .and_then(|beside| tempfile::tempfile_in(beside).ok()),
+        Arc::clone(&failure),
+    ));
+    let nodes = Arc::new(Nodes::new(archive));
+    let ahead = Ahead {
+        archive: Arc::clone(archive),
+        nodes: Arc::clone(&nodes),
+        guessed: HashSet::new(),
+    };
+    let tree = Tree {
+        nodes,
+        archive: Arc::clone(archive),
+        content: Arc::clone(&content),
+        uid: nix::unistd::geteuid().as_raw(),
+        gid: nix::unistd::getegid().as_raw(),
+        opens: false,
+        opens_directories: false,
+    };
+    let mut config = fuser::Config::default();
+    config.n_threads = Some(THREADS);
+    // The kernel lets nobody else in, where that is to be so.
+    config.acl = fuser::SessionACL::All;
+    fuser::Session::from_fd(tree, made.device, fuser::SessionACL::All, config)
+        .and_then(fuser::Session::spawn)
+        .map_err(failed)?;
+    std::thread::Builder::new()
+        .name("read-ahead".to_owned())
+        .spawn(move || content.read_ahead(ahead))
+        .map_err(failed)?;
+    Ok(Mounted {
+        namespaces: made.namespaces,
+        device,
+        failure,
+    })
+}

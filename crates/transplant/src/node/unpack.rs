@@ -1,0 +1,307 @@
+//! Unpacks an archive on all processors, and checks every byte before it reaches a file.
+//!
+//! The subtlety: links are made last, and every file is made new, so that nothing in an archive can
+//! lead a write to somewhere else. Until [`unpack`] returns, the directory is not to be used.
+
+use std::collections::HashMap;
+use std::ffi::OsStr;
+use std::fs::File;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::fs::FileExt as _;
+use std::path::Path;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use nix::errno::Errno;
+use nix::fcntl::OFlag;
+use nix::sys::stat::{FchmodatFlags, Mode, fchmod, fchmodat, futimens, mkdirat};
+use nix::sys::time::TimeSpec;
+
+use crate::archive::entry::{Entry, Kind};
+use crate::archive::frame::{Reader, offsets};
+use crate::archive::index::Archive;
+use crate::archive::place::MTIME;
+use crate::error::Error;
+
+/// Frames that one thread takes in a row: two threads in one directory wait for each other.
+const RUN: usize = 4;
+
+/// A tree that stands.
+#[derive(Debug)]
+pub struct Unpacked {
+    /// Entries of all kinds.
+    pub entries: usize,
+    /// Bytes of all files.
+    pub bytes: u64,
+}
+
+/// The bytes of one file in one frame.
+pub(crate) struct Piece {
+    pub(crate) entry: usize,
+    pub(crate) frame: usize,
+    /// In the content of the frame.
+    pub(crate) offset: usize,
+    pub(crate) length: usize,
+    /// In the file.
+    pub(crate) at: u64,
+    /// Whether the file has no other piece.
+    pub(crate) whole: bool,
+}
+
+/// Checks every frame of an archive, and writes nothing.
+pub fn verify(archive: &Archive, file: &File) -> Result<(), Error> {
+    each_frame(archive, file, |_, _| Ok(()))
+}
+
+/// Unpacks into `root`, a directory that exists and is empty.
+pub fn unpack(archive: &Archive, file: &File, root: &Path) -> Result<Unpacked, Error> {
+    let tree = Tree::new(archive, root)?;
+    let (pieces, first) = pieces(archive);
+    each_frame(archive, file, |frame, content| {
+        for piece in &pieces[first[frame]..first[frame + 1]] {
+            let bytes = &content[piece.offset..piece.offset + piece.length];
+            tree.write(&archive.entries[piece.entry], piece, bytes)
+                .map_err(tree.failed("write", piece.entry))?;
+        }
+        Ok(())
+    })?;
+    for (index, entry) in archive.entries.iter().enumerate() {
+        tree.finish(entry).map_err(tree.failed("make", index))?;
+    }
+    for (index, entry) in archive.entries.iter().enumerate() {
+        if entry.kind == Kind::Directory && entry.mode & 0o700 != 0o700 {
+            let mode = Mode::from_bits_truncate(entry.mode);
+            let flags = FchmodatFlags::FollowSymlink;
+            fchmodat(&tree.root, entry.path.as_slice(), mode, flags)
+                .map_err(tree.failed("make", index))?;
+        }
+    }
+    // Files in several pieces, of which the last one to be written would have changed it again.
+    for piece in pieces.iter().filter(|piece| !piece.whole && piece.at == 0) {
+        let entry = &archive.entries[piece.entry];
+        tree.open(entry, OFlag::O_WRONLY)
+            .and_then(|file| settle(&file, entry.mode))
+            .map_err(tree.failed("write", piece.entry))?;
+    }
+    Ok(Unpacked {
+        entries: archive.entries.len(),
+        bytes: archive.bytes(),
+    })
+}
+
+/// Where it is unpacked to. Directories are made when something is to lie in them, so that all
+/// processors share that work as well.
+struct Tree<'a> {
+    archive: &'a Archive,
+    path: &'a Path,
+    /// Paths are looked up from here, not from `/` each time.
+    root: OwnedFd,
+    /// Their modes.
+    directories: HashMap<&'a [u8], u32>,
+}
+
+impl<'a> Tree<'a> {
+    fn new(archive: &'a Archive, path: &'a Path) -> Result<Self, Error> {
+        let flags = OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+        let root = nix::fcntl::open(path, flags, Mode::empty())
+            .map_err(|error| Error::io("open", path)(error.into()))?;
+        let directories = archive
+            .entries
+            .iter()
+            .filter(|entry| entry.kind == Kind::Directory)
+            .map(|entry| (entry.path.as_slice(), entry.mode))
+            .collect();
+        Ok(Self {
+            archive,
+            path,
+            root,
+            directories,
+        })
+    }
+
+    fn failed(&self, action: &'static str, entry: usize) -> impl FnOnce(Errno) -> Error {
+        let name = OsStr::from_bytes(&self.archive.entries[entry].path);
+        let path = self.path.join(name);
+        move |error| Error::io(action, &path)(error.into())
+    }
+
+    fn write(&self, entry: &Entry, piece: &Piece, bytes: &[u8]) -> nix::Result<()> {
+        let mut flags = OFlag::O_WRONLY | OFlag::O_CREAT;
+        if piece.whole {
+            flags |= OFlag::O_EXCL;
+        }
+        let file = match self.open(entry, flags) {
+            Err(Errno::ENOENT) => {
+                self.make(parent(&entry.path))?;
+                self.open(entry, flags)?
+            }
+            opened => opened?,
+        };
+        file.write_all_at(bytes, piece.at)
+            .map_err(|error| errno(&error))?;
+        if piece.whole {
+            settle(&file, entry.mode)?;
+        }
+        Ok(())
+    }
+
+    fn open(&self, entry: &Entry, flags: OFlag) -> nix::Result<File> {
+        let flags = flags | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+        let mode = Mode::from_bits_truncate(entry.mode | 0o200);
+        nix::fcntl::openat(&self.root, entry.path.as_slice(), flags, mode).map(File::from)
+    }
+
+    fn make(&self, directory: &[u8]) -> nix::Result<()> {
+        // Writable for now, whatever it will be: there is more to come.
+        let mode = self.directories.get(directory).copied().unwrap_or(0o755) | 0o700;
+        let mode = Mode::from_bits_truncate(mode);
+        match mkdirat(&self.root, directory, mode) {
+            Err(Errno::ENOENT) if !directory.is_empty() => {
+                self.make(parent(directory))?;
+                self.make(directory)
+            }
+            // Another thread was faster.
+            Err(Errno::EEXIST) => Ok(()),
+            made => made,
+        }
+    }
+
+    /// What is not written: links, directories without files, and modes that would have been in the way.
+    fn finish(&self, entry: &Entry) -> nix::Result<()> {
+        let path = entry.path.as_slice();
+        match &entry.kind {
+            Kind::Symlink(target) => {
+                let link = || nix::unistd::symlinkat(target.as_slice(), &self.root, path);
+                match link() {
+                    Err(Errno::ENOENT) => {
+                        self.make(parent(path))?;
+                        link()
+                    }
+                    made => made,
+                }
+            }
+            Kind::Directory => self.make(path),
+            Kind::File(_) => Ok(()),
+        }
+    }
+}
+
+fn parent(path: &[u8]) -> &[u8] {
+    let end = path.iter().rposition(|&byte| byte == b'/').unwrap_or(0);
+    &path[..end]
+}
+
+/// The time and mode of a file that is complete.
+fn settle(file: &File, mode: u32) -> nix::Result<()> {
+    // A `.pyc` is good for a source of this very time: PEP 552.
+    let time = TimeSpec::new(MTIME, 0);
+    futimens(file, &time, &time)?;
+    if mode & 0o200 == 0 {
+        fchmod(file, Mode::from_bits_truncate(mode))?;
+    }
+    Ok(())
+}
+
+fn errno(error: &io::Error) -> Errno {
+    error.raw_os_error().map_or(Errno::EIO, Errno::from_raw)
+}
+
+/// Sorted by frame, and where those of each frame begin.
+pub(crate) fn pieces(archive: &Archive) -> (Vec<Piece>, Vec<usize>) {
+    let mut pieces = Vec::new();
+    for (entry, (each, place)) in archive.entries.iter().zip(&archive.places).enumerate() {
+        let (Kind::File(size), Some(place)) = (&each.kind, place) else {
+            continue;
+        };
+        let (mut frame, mut offset, mut at) = (place.frame, place.offset, 0);
+        loop {
+            // An empty file may begin where its frame ends.
+            let room = archive
+                .frames
+                .get(frame)
+                .map_or(0, |frame| frame.length - offset);
+            let length = room.min(size - at);
+            if length > 0 || *size == 0 {
+                pieces.push(Piece {
+                    entry,
+                    frame,
+                    offset: usize::try_from(offset).expect("within a frame"),
+                    length: usize::try_from(length).expect("within a frame"),
+                    at,
+                    whole: at == 0 && length == *size,
+                });
+            }
+            at += length;
+            if at >= *size {
+                break;
+            }
+            frame += 1;
+            offset = 0;
+        }
+    }
+    pieces.sort_by_key(|piece| piece.frame);
+    let first = (0..=archive.frames.len())
+        .map(|frame| pieces.partition_point(|piece| piece.frame < frame))
+        .collect();
+    (pieces, first)
+}
+
+/// Decompresses and checks each frame, and hands its content over, on all processors.
+fn each_frame(
+    archive: &Archive,
+    file: &File,
+    take: impl Fn(usize, &[u8]) -> Result<(), Error> + Sync,
+) -> Result<(), Error> {
+    let offsets = offsets(archive);
+    let counter = AtomicUsize::new(0);
+    let stop = AtomicBool::new(false);
+    let failed: Mutex<Option<Error>> = Mutex::new(None);
+    let one = |reader: &mut Reader, content: &mut Vec<u8>, index: usize| {
+        reader.read(archive, file, index, offsets[index], content)?;
+        take(index, content)
+    };
+    let worker = || {
+        let mut content = Vec::new();
+        let mut reader = match Reader::new(archive) {
+            Ok(reader) => reader,
+            Err(error) => {
+                stop.store(true, Ordering::Relaxed);
+                failed
+                    .lock()
+                    .unwrap_or_else(std::sync::PoisonError::into_inner)
+                    .get_or_insert(error);
+                return;
+            }
+        };
+        while !stop.load(Ordering::Relaxed) {
+            let begin = counter.fetch_add(RUN, Ordering::Relaxed);
+            if begin >= archive.frames.len() {
+                return;
+            }
+            let end = (begin + RUN).min(archive.frames.len());
+            let done = (begin..end).try_for_each(|index| one(&mut reader, &mut content, index));
+            if let Err(error) = done {
+                stop.store(true, Ordering::Relaxed);
+                failed
+                    .lock()
+                    .unwrap_or_else(std::sync::PoisonError::into_inner)
+                    .get_or_insert(error);
+            }
+        }
+    };
+    let threads = std::thread::available_parallelism()
+        .map_or(1, usize::from)
+        .min(archive.frames.len().max(1));
+    std::thread::scope(|scope| {
+        for _ in 1..threads {
+            scope.spawn(worker);
+        }
+        worker();
+    });
+    let failed = failed
+        .into_inner()
+        .unwrap_or_else(std::sync::PoisonError::into_inner);
+    failed.map_or(Ok(()), Err)
+}
