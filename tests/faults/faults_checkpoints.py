@@ -417,6 +417,23 @@ def checkpoint_is_kept(scratch: Scratch, _: Outcome) -> str:
     return "" if kept.exists() and kept.stat().st_size == 8 * 2**20 else "the checkpoint is gone"
 
 
+# A directory that something is mounted on can be neither renamed nor removed.
+CANNOT_BE_TIDIED = """
+import os, subprocess, time
+def f():
+    place = "_htmap_transfer/_htmap_prep_checkpoint"
+    os.makedirs(place)
+    subprocess.run(["mount", "-t", "tmpfs", "none", place], check=True)
+    open(place + "/half", "w").close()
+    open("started", "w").close()
+    time.sleep(1000)
+"""
+
+
+def in_a_mount_namespace(scratch: Scratch) -> None:
+    scratch.wrapper = ["unshare", "--mount", "--"]
+
+
 CASES = [
     *both("a checkpoint of 50,000 files", MANY, Ok((50_000, "999")), steps(evict, elsewhere, last), timeout=240),
     *both("a checkpoint of 10 GB with holes", SPARSE, Ok(([10**10, 10**10], True, b"x\0xx")),
@@ -434,6 +451,8 @@ CASES = [
          steps(evict, elsewhere, last, while_restoring(signal.SIGTERM), elsewhere, last), timeout=120),
     case("SIGKILL during the restore, and again in the same sandbox", LARGE, LARGE_KEPT,
          steps(evict, elsewhere, last, while_restoring(signal.SIGKILL), while_restoring(signal.SIGKILL)), timeout=120),
+    case("evicted, what is unfinished cannot be taken away", CANNOT_BE_TIDIED, Stopped(), in_a_mount_namespace,
+         during=sigterm("started"), skip=cannot_mount, after=warned("cannot tidy the checkpoint")),
     case("evicted while it restores: all of it is in its place", LARGE, Stopped(60),
          steps(evict, elsewhere, last), during=sigterm(".htmap-exec-restoring"), after=whole_in_spool, timeout=120),
     case("the same sandbox, a second time", COUNTS, Ok("kept"), steps(evict, last)),

@@ -59,21 +59,33 @@ impl Error {
         }
     }
 
+    /// What the kernel said, where it said something.
+    fn refusal(&self) -> Option<&io::Error> {
+        match self {
+            Self::Io { source, .. } | Self::System { source, .. } => Some(source),
+            Self::NotRestored { .. } => None,
+        }
+    }
+
+    /// Together with what the kernel said.
+    pub(crate) fn whole(&self) -> String {
+        match self.refusal() {
+            Some(refusal) => format!("{self}: {refusal}"),
+            None => self.to_string(),
+        }
+    }
+
     /// As the failure of a component: whether a record of it can be written is another question.
     pub(crate) fn failure(&self, stage: Stage) -> Failure {
-        let source = match self {
-            Self::Io { source, .. } | Self::System { source, .. } => source,
-            Self::NotRestored { message, hint } => {
-                return Failure::new(stage, Cause::NodeFile, message).hint(hint);
-            }
+        let is_full = self.refusal().is_some_and(|refusal| {
+            regular::is_lack_of_room(refusal) || refusal.kind() == io::ErrorKind::FileTooLarge
+        });
+        let cause = if is_full {
+            Cause::NoRoom
+        } else {
+            Cause::NodeFile
         };
-        let cause =
-            if regular::is_lack_of_room(source) || source.kind() == io::ErrorKind::FileTooLarge {
-                Cause::NoRoom
-            } else {
-                Cause::NodeFile
-            };
-        let failure = Failure::new(stage, cause, format!("{self}: {source}"));
+        let failure = Failure::new(stage, cause, self.whole());
         match self.hint() {
             Some(hint) => failure.hint(hint),
             None => failure,
@@ -82,11 +94,10 @@ impl Error {
 
     /// What the user can do about it, where we know.
     pub fn hint(&self) -> Option<&str> {
-        let source = match self {
-            Self::Io { source, .. } | Self::System { source, .. } => source,
-            Self::NotRestored { hint, .. } => return Some(hint),
-        };
-        match source.kind() {
+        if let Self::NotRestored { hint, .. } = self {
+            return Some(hint);
+        }
+        match self.refusal()?.kind() {
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
                 Some("the disk is full: ask for more with request_disk")
             }

@@ -32,7 +32,7 @@ impl ComponentRun<'_> {
                 self.finish(None, Some(finished), &memory);
                 return Ok(Ending::Output);
             }
-            Outcome::Evicted(signal) => return self.evicted(*signal, finished, &memory),
+            Outcome::Evicted(signal) => return Ok(self.evicted(*signal, finished, &memory)),
             Outcome::NotStarted(reason) => {
                 Failure::new(Stage::StartingPython, Cause::NoPython, reason.as_str())
             }
@@ -71,16 +71,15 @@ impl ComponentRun<'_> {
     }
 
     /// The component runs again: its checkpoint is whole, and what became of this attempt is told.
-    fn evicted(
-        &mut self,
-        signal: Signal,
-        finished: &Finished,
-        memory: &Findings,
-    ) -> Result<Ending, Error> {
+    fn evicted(&mut self, signal: Signal, finished: &Finished, memory: &Findings) -> Ending {
         let scratch = self.situation.scratch;
         // Stops a restore.
         self.preparing = Preparing::Failed;
-        checkpoint::tidy(scratch)?;
+        // What stays only costs its transfer: a restart takes complete generations. An error record would be
+        // the end of a component that is to run again.
+        if let Err(error) = checkpoint::tidy(scratch) {
+            tracing::warn!("{}", error.whole());
+        }
         let record = RunRecord {
             status: names::STATUS_EVICTED,
             ..self.record(Some(finished), memory)
@@ -88,7 +87,7 @@ impl ComponentRun<'_> {
         if let Err(error) = record.write(scratch) {
             tracing::warn!("{error}");
         }
-        Ok(Ending::Evicted(signal))
+        Ending::Evicted(signal)
     }
 
     pub(super) fn fail(
