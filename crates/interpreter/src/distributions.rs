@@ -5,6 +5,7 @@
 //! <https://packaging.python.org/en/latest/specifications/recording-installed-packages/>
 
 mod direct_url;
+mod head;
 mod metadata;
 mod zipped;
 

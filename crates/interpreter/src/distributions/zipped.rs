@@ -8,7 +8,7 @@ use std::path::Path;
 
 use zip::ZipArchive;
 
-use super::metadata::{self, Head};
+use super::head::{self, Head};
 use crate::regular;
 
 /// Where eggs have their metadata.
@@ -37,7 +37,7 @@ fn read(path: &Path) -> io::Result<Vec<Head>> {
     names.sort();
     Ok(names
         .iter()
-        .filter_map(|name| metadata::read_head(archive.by_name(name).ok()?).ok())
+        .filter_map(|name| head::read(archive.by_name(name).ok()?).ok())
         .collect())
 }
 
