@@ -38,6 +38,7 @@ pub use archive::index::{Archive, Digest};
 pub use archive::manifest::{Audit, Manifest, Need, Places, Share};
 pub use archive::place::RECORD;
 pub use build::check::{Checked, check};
+pub use build::compile::{Compiled, beside, compile};
 pub use build::describe::describe;
 pub use build::export::{Format, export};
 pub use build::memory::{Memory, alone, keep, place};

@@ -146,6 +146,10 @@ pub(crate) struct TransplantBuild {
     #[arg(long)]
     pub(crate) no_check: bool,
 
+    /// Leave modules that have no `.pyc` as they are: every component compiles what it imports of them
+    #[arg(long)]
+    pub(crate) no_compile: bool,
+
     /// Print JSON
     #[arg(long)]
     pub(crate) json: bool,

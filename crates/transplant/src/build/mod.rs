@@ -1,6 +1,7 @@
-//! From a collected tree to an archive with a name: check, audit, compress what has changed, publish.
+//! From a collected tree to an archive with a name: compile, check, audit, compress what has changed, publish.
 
 pub(crate) mod check;
+pub(crate) mod compile;
 pub(crate) mod describe;
 pub(crate) mod export;
 pub(crate) mod memory;

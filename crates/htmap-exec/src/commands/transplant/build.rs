@@ -56,8 +56,8 @@ pub(super) fn build(options: &TransplantBuild) -> anyhow::Result<()> {
     let included = options.include.iter().map(|text| Included::new(text));
     let included = included.collect::<Result<Vec<_>, _>>()?;
     let how = format!(
-        "level {} exclude {:?} include {included:?}",
-        options.level, options.exclude
+        "level {} exclude {:?} include {included:?} compile {}",
+        options.level, options.exclude, !options.no_compile
     );
     let cache = cache();
     let place = cache.as_ref();
@@ -154,6 +154,15 @@ impl Build<'_> {
             |path: &Path| (self.excluded.iter()).any(|pattern| pattern.matches_path(path));
         let mut source = transplant::collect(&self.interpreter, &excluded, &self.included, walk)?;
         self.passed("collected");
+        if !self.options.no_compile {
+            let kept = place.map(transplant::beside);
+            let compiled =
+                transplant::compile(&self.interpreter, &mut source, &excluded, kept.as_deref());
+            self.passed(&format!(
+                "compiled {} modules, {} were compiled before, {} do not compile",
+                compiled.made, compiled.known, compiled.failed
+            ));
+        }
         let bar = bar(source.bytes());
         let level = self.options.level;
         let progress = |bytes| bar.inc(bytes);
