@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import shutil
@@ -341,7 +342,7 @@ def test_archives_that_say_less(cpp: Built, node: Node) -> None:
 
     def change(manifest: Any) -> None:
         del manifest["places"]["has_search_path"]
-        del manifest["audit"]["bundled"]
+        del manifest["audit"]["bundled"], manifest["audit"]["gpu_driver"]
 
     function = """
     def f():
@@ -349,3 +350,86 @@ def test_archives_that_say_less(cpp: Built, node: Node) -> None:
         return os.environ["LD_LIBRARY_PATH"] == sys.prefix + "/lib/htmap-exec"
     """
     assert node.run(with_manifest(cpp.archive, change), function).value is True
+
+
+@pytest.mark.parametrize("libraries", [["nvidia"], ["conda"], []], ids=["wheels", "conda", "none"])
+def test_gpu_packages(prefix: Path, libraries: list[str]) -> None:
+    site = site_of(prefix)
+    runtime = library(site / "nvidia" / "cuda_runtime" / "lib", "cuda", "libcudart.so.12")
+    module(site, "twin", runtime, "-Wl,-rpath,$ORIGIN/nvidia/cuda_runtime/lib")
+    file = ""
+    if "nvidia" in libraries:
+        info = site / "nvidia_cuda_runtime_cu12-12.4.127.dist-info"
+        info.mkdir()
+        (info / "METADATA").write_text("Metadata-Version: 2.1\nName: nvidia-cuda-runtime-cu12\nVersion: 12.4.127\n")
+        file = f"lib/python{MAIN.minor}/site-packages/{info.name}"
+    elif "conda" in libraries:
+        record = prefix / "conda-meta" / "gpu-1-0.json"
+        record.parent.mkdir()
+        (record.parent / "history").touch()
+        depends = {"depends": ["python", "__cuda  >=12.0,<13"], "files": []}
+        record.write_text(json.dumps({"name": "gpu", "version": "1", **depends}))
+        file = "conda-meta/gpu-1-0.json"
+    built = build(prefix)
+    need = built.manifest["audit"]["gpu_driver"]
+    assert need == ({"needs": "525", "file": file} if libraries else None)
+    text = subprocess.check_output([binary(), "transplant", "info", built.archive], text=True)
+    assert (f"GPU driver NVIDIA's 525 or later, for `{file}`" in text) is bool(libraries), text
+    assert any(name.endswith("nvidia/cuda_runtime/lib/libcudart.so.12") for name in built.names())
+
+
+# A GPU in a place of its own: NAME of the device, VERSION of the driver.
+WITH_GPU = """
+mkdir "$0" && mount -t tmpfs none /proc/driver && mkdir /proc/driver/nvidia && mount -t tmpfs none "$0" &&
+echo "NVRM version: NVIDIA UNIX x86_64 Kernel Module  $2  Sat Aug 19 01:15:15 UTC 2023" >/proc/driver/nvidia/version
+for name in null zero random urandom; do touch "$0/$name"; mount --bind "/dev/$name" "$0/$name"; done
+mkdir "$0/shm" && mount --bind /dev/shm "$0/shm"
+touch "$0/$1" && mount --rbind "$0" /dev && shift 2 && exec "$@"
+"""
+
+
+@pytest.mark.skipif(
+    not is_root() or not can_unshare("--mount") or not Path("/proc/driver").is_dir(),
+    reason="a driver of a GPU to look at needs root, a mount namespace, and `/proc/driver`",
+)
+@pytest.mark.parametrize(
+    ("device", "driver", "visible", "fits"),
+    [
+        ("nvidia0", "470.82.01", None, False),
+        ("nvidia0", "525.60.13", None, True),
+        ("nvidia0", "580.65.06", None, True),
+        ("nvidia0", "470.82.01", "", True),
+        ("nvidiactl", "470.82.01", None, True),
+    ],
+    ids=["old", "first", "new", "hidden", "none"],
+)
+def test_a_node_with_an_older_driver(
+    cpp: Built, node: Node, tmp_path: Path, device: str, driver: str, visible: str | None, fits: bool
+) -> None:
+    need = {"needs": "525", "file": "lib/gpu"}
+    archive = with_manifest(cpp.archive, lambda manifest: manifest["audit"].update(gpu_driver=need), "gpu")
+    scratch = node.scratch("def f():\n    return 7").dir
+    words = [binary(), "run", "--scratch", scratch, "--transplant", archive, "0"]
+    subprocess.run(
+        ["unshare", "--mount", "sh", "-c", WITH_GPU, tmp_path / "dev", device, driver, *words],
+        env={"PATH": os.defpath, **({"CUDA_VISIBLE_DEVICES": visible} if visible is not None else {})},
+        check=True,
+        stdout=subprocess.DEVNULL,
+    )
+    said = gzip.decompress((scratch / "_htmap_transfer" / "0.out").read_bytes()).decode(errors="replace")
+    complaint = f"`lib/gpu` needs NVIDIA's driver 525 or later, and this node has {driver}"
+    assert (complaint in said) is not fits, said
+
+
+def test_the_driver_never_comes_along(prefix: Path, tmp_path: Path) -> None:
+    site = site_of(prefix)
+    library(prefix / "cuda-compat", "driver", "libcuda.so.1")
+    library(prefix / "lib" / "stubs", "driver", "libcuda.so")
+    library(prefix / "lib", "driver", "libnvidia-ml.so.1")
+    driver = library(tmp_path / "lib", "driver", "libcuda.so.1")
+    module(site, "twin", driver, f"-Wl,-rpath,{driver.parent}")
+    built = build(prefix, LD_LIBRARY_PATH=str(driver.parent))
+    assert not any("libcuda.so" in name or "libnvidia" in name for name in built.names())
+    assert "and 2 more: a part of NVIDIA's driver, which has to be the node's own: left out" in built.stderr
+    assert "needs `libcuda.so.1`, which a node must have itself" in built.stderr
+    assert "libcuda.so.1" in built.lacking

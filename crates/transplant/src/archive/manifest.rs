@@ -77,6 +77,8 @@ pub struct Audit {
     pub libraries: Vec<Need>,
     /// Libraries of the machine that it was built on.
     pub bundled: Vec<Bundled>,
+    /// The oldest branch of NVIDIA's driver that a GPU can be used with, such as `525`.
+    pub gpu_driver: Option<Need>,
     /// Bytes of the largest packages.
     pub largest: Vec<Share>,
 }
@@ -144,6 +146,7 @@ impl Manifest {
             x86_64_level,
             libraries,
             bundled,
+            gpu_driver,
             largest,
         } = &self.audit;
         let mut lines = Vec::new();
@@ -172,6 +175,12 @@ impl Manifest {
             lines.push((
                 "From node",
                 format!("`{}`, for `{}`", need.needs, need.file),
+            ));
+        }
+        if let Some(need) = gpu_driver {
+            lines.push((
+                "GPU driver",
+                format!("NVIDIA's {} or later, for `{}`", need.needs, need.file),
             ));
         }
         if !bundled.is_empty() {

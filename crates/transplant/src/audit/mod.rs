@@ -4,6 +4,8 @@
 //! A file counts when it is compiled for this machine's processors. Libraries of this machine that came
 //! along are told apart: a node uses each only where it can, so none of them sets what the node must be.
 
+mod driver;
+
 use std::collections::{BTreeMap, HashMap};
 use std::fs;
 use std::path::PathBuf;
@@ -47,6 +49,7 @@ pub(crate) fn audit(source: &Source) -> Audit {
     let mut found = Audit {
         libraries: source.lacking.clone(),
         bundled: bundled(source, &compiled),
+        gpu_driver: driver::branch(source, &text),
         largest: largest(source),
         ..Audit::default()
     };

@@ -6,7 +6,9 @@
 //! file, and is not found here.
 
 use std::collections::BTreeMap;
+use std::ffi::OsStr;
 use std::fs;
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
 use super::collector::Collector;
@@ -14,7 +16,7 @@ use super::linked::{Files, Found};
 use crate::archive::entry::Kind;
 use crate::archive::manifest::Need;
 use crate::archive::place::{COMMON, LIBRARIES};
-use crate::elf::{linkage, room};
+use crate::elf::{libraries as elf, linkage, room};
 use crate::error::Error;
 use crate::relocate::content::Content;
 
@@ -71,6 +73,7 @@ impl Collector<'_> {
     /// What the programs and libraries need that is not in the environment. `site` is where packages
     /// lie.
     pub(super) fn add_libraries(&mut self, python: &str, site: &Path) -> Result<Libraries, Error> {
+        self.leave_out_drivers();
         let mut files = Files::new(self, python);
         let mut missing: BTreeMap<String, Missing> = BTreeMap::new();
         let mut taken: Vec<Taken> = Vec::new();
@@ -170,6 +173,36 @@ impl Collector<'_> {
             .ancestors()
             .chain([Path::new(library)])
             .any(|path| !path.as_os_str().is_empty() && (self.excluded)(path))
+    }
+
+    /// Parts of a driver that lie in the environment, as conda's `cuda-compat` and linkers' stubs do.
+    fn leave_out_drivers(&mut self) {
+        let mut left_out = Vec::new();
+        self.found.retain(|_, (entry, content)| {
+            let path = Path::new(OsStr::from_bytes(&entry.path));
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            let stays = matches!(entry.kind, Kind::Directory) || !elf::is_of_driver(&name);
+            if !stays {
+                let file = match content {
+                    Some(Content::OnDisk(file, _) | Content::Patched(file, ..)) => file.clone(),
+                    _ => PathBuf::new(),
+                };
+                left_out.push((path.to_path_buf(), file));
+            }
+            stays
+        });
+        self.linked
+            .retain(|(file, _)| !left_out.iter().any(|(_, gone)| gone == file));
+        let others = match left_out.len() {
+            0 | 1 => String::new(),
+            count => format!(" and {} more", count - 1),
+        };
+        if let Some((path, _)) = left_out.first() {
+            self.remarks.push(format!(
+                "`{}`{others}: a part of NVIDIA's driver, which has to be the node's own: left out",
+                path.display()
+            ));
+        }
     }
 
     /// Makes the search paths of programs lead to what came along, and lets libraries that have one of

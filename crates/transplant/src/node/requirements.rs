@@ -9,7 +9,7 @@ use crate::archive::entry::Kind;
 use crate::archive::index::Archive;
 use crate::archive::manifest::Manifest;
 use crate::node::c_library::{CLibrary, c_library};
-use crate::node::libraries;
+use crate::node::{gpu, libraries};
 use crate::versions::is_older;
 
 /// Why this node cannot run it, each in a sentence with what to do about it; empty if it can.
@@ -60,6 +60,19 @@ pub fn unmet(manifest: &Manifest) -> Vec<Unmet> {
         let hint = "send it to nodes with a newer system only (requirements), use a container image, or \
                     install the library into the environment, as conda's libstdcxx-ng does";
         unmet.push(Unmet { reason, hint });
+    }
+    if let Some(need) = &audit.gpu_driver
+        && let Some(driver) = gpu::driver(Path::new("/"))
+        && is_older(&driver, &need.needs)
+    {
+        unmet.push(Unmet {
+            reason: format!(
+                "`{}` needs NVIDIA's driver {} or later, and this node has {driver}",
+                need.file, need.needs
+            ),
+            hint: "send it to nodes with newer drivers only: requirements, such as \
+                   `require_gpus = DriverVersion >= 12.0`; or install packages for an older CUDA",
+        });
     }
     unmet
 }
