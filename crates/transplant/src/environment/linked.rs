@@ -20,7 +20,7 @@ use crate::elf::loader::{self, Loader};
 use crate::relocate::content::Content;
 use crate::relocate::search_path::Linked;
 
-/// So many directories come together of files that load each other, or there is something wrong.
+/// More directories are searched for no file, or there is something wrong with it.
 const LONGEST_CHAIN: usize = 64;
 
 /// Which glibc opens when a thread ends early, and nothing names: `pthread_exit(3)`.
@@ -191,7 +191,11 @@ impl Files {
             linked, inherited, ..
         } = &self.compiled[index];
         if linked.runpaths.is_empty() {
-            linked.search.iter().chain(inherited).cloned().collect()
+            let all = linked.search.iter().chain(inherited);
+            all.filter(|directory| directory.is_absolute())
+                .take(LONGEST_CHAIN)
+                .cloned()
+                .collect()
         } else {
             Vec::new()
         }
@@ -201,10 +205,13 @@ impl Files {
     fn search(&self, index: usize) -> Vec<PathBuf> {
         let linked = &self.compiled[index].linked;
         if linked.runpaths.is_empty() {
-            self.directories(index)
-        } else {
-            linked.search.clone()
+            return self.directories(index);
         }
+        let own = linked.search.iter();
+        own.filter(|directory| directory.is_absolute())
+            .take(LONGEST_CHAIN)
+            .cloned()
+            .collect()
     }
 
     fn first(&mut self, directories: &[PathBuf], library: &str) -> Option<PathBuf> {
