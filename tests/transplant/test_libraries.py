@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.environment import binary, can_unshare, is_root
+from support.bare import Bare
+from support.environment import binary, can_unshare, is_root, system_python
 from support.node_archives import MAIN, PRUNED, Node, copy_of_prefix, with_manifest
 
 pytestmark = pytest.mark.skipif(shutil.which("gcc") is None, reason="there is no gcc to make libraries with")
@@ -283,6 +284,68 @@ def test_the_nodes_own_where_its_glibc_is_too_old(prefix: Path, node: Node, tmp_
     outcome = node.run(with_manifest(built.archive, needs("2.99")), "def f():\n    return 7")
     assert outcome.value == 7, outcome.dump()
     assert "`libtwin.so.1` is not there: the one that came along needs glibc 2.99" in outcome.stderr
+
+
+def without_room(program: Path, search_path: str | None) -> None:
+    """Takes the room for a search path, and puts another one in the place of the one that is there."""
+    data = bytearray(program.read_bytes())
+    if search_path is not None:
+        said = subprocess.check_output(["readelf", "-dW", program], text=True)
+        [old] = [line.partition("[")[2].rstrip("]\n") for line in said.splitlines() if "runpath" in line]
+        assert len(search_path) <= len(old)
+        at = data.index(old.encode())
+        data[at : at + len(old)] = search_path.encode().ljust(len(old), b"\0")
+    said = subprocess.check_output(["readelf", "-lW", program], text=True)
+    [first, *_] = [line.split() for line in said.splitlines() if line.split()[:1] == ["LOAD"]]
+    end = int(first[1], 16) + int(first[4], 16)
+    assert data[end : end + 16] == bytes(16)
+    data[end : end + 16] = b"\x01" * 16
+    # It is a link to the original's.
+    program.unlink()
+    program.write_bytes(data)
+    program.chmod(0o755)
+
+
+@pytest.mark.parametrize("search_path", ["$ORIGIN/../lib", None], ids=["directory", "nothing"])
+def test_a_program_without_room(prefix: Path, node: Node, tmp_path: Path, search_path: str | None) -> None:
+    linked_by_search_path(prefix, tmp_path / "lib")
+    program = prefix / "bin" / f"python{MAIN.minor}"
+    if "runpath" not in subprocess.check_output(["readelf", "-dW", program], text=True):
+        pytest.skip("this Python has no search path")
+    without_room(program, search_path)
+    built = build(prefix)
+    assert ("has no room for a search path" in built.stderr) is (search_path is None), built.stderr
+    shutil.rmtree(tmp_path / "lib")
+    function = """
+    def f():
+        import os, twin
+        return twin.who(), "LD_LIBRARY_PATH" in os.environ
+    """
+    outcome = node.run(built.archive, function)
+    assert outcome.value == ("ours", search_path is None), outcome.dump()
+
+
+@pytest.mark.skipif(
+    not is_root() or not can_unshare("--mount", "--pid", "--fork"), reason="entering another root needs root"
+)
+def test_the_operating_systems_python_starts_where_its_libraries_are_missing(tmp_path: Path) -> None:
+    """By itself: whatever a function starts is told nothing."""
+    found = system_python()
+    if found is None:
+        pytest.skip("this machine has no /usr/bin/python3")
+    lean = [word for pattern in (*PRUNED, "lib/python3/dist-packages") for word in ("--exclude", pattern)]
+    words = [binary(), "transplant", "build", "--python", found.path, "--dir", tmp_path / "store", *lean]
+    env = {"PATH": os.defpath, "XDG_CACHE_HOME": str(tmp_path / "cache")}
+    done = subprocess.run(words, env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    bare = Bare(tmp_path / "bare")
+    archive = done.stdout.strip()
+    words = [binary(), "transplant", "unpack", archive, bare.root / "opt" / "x"]
+    subprocess.run(words, check=True, stdout=subprocess.DEVNULL)
+    program = "import ssl, sqlite3, subprocess, sys; print(sys.prefix, flush=True)"
+    again = f"{program}; subprocess.run([sys.executable, '-c', {program!r}], check=True)"
+    done = bare.run("/opt/x/bin/python3", "-c", again)
+    assert done.stdout.split() == ["/opt/x", "/opt/x"], done.stderr
 
 
 @pytest.fixture(scope="module")

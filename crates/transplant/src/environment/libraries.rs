@@ -234,12 +234,16 @@ impl Collector<'_> {
                         .filter(|part| !part.is_empty())
                         .partition(|part| part.starts_with("$ORIGIN"));
                     let parts: Vec<&str> = own
-                        .into_iter()
+                        .iter()
+                        .copied()
                         .chain([ours.as_str()])
                         .chain(others)
                         .collect();
                     let found = room::with_search_path(&file, &parts.join(":"));
-                    found.map_err(Error::io("read", &file))?
+                    found.map_err(Error::io("read", &file))?.or_else(|| {
+                        let linked = own.iter().any(|part| self.link_into(path, part));
+                        linked.then(|| room::inherited(&read.runpaths))
+                    })
                 }
                 None => Some(room::inherited(&read.runpaths)),
             };
@@ -266,6 +270,42 @@ impl Collector<'_> {
             self.patch(&path, room::inherited(&runpaths));
         }
         Ok(has_search_path)
+    }
+
+    /// Links to all that came along, in a directory of the tree that a program looks into already.
+    /// Whether it is one.
+    fn link_into(&mut self, program: &Path, part: &str) -> bool {
+        let mut directory = program.parent().unwrap_or(program).to_path_buf();
+        for name in part.trim_start_matches("$ORIGIN").split('/') {
+            match name {
+                "" | "." => {}
+                ".." if !directory.pop() => return false,
+                ".." => {}
+                name => directory.push(name),
+            }
+        }
+        if !self.has(&directory) || self.has_file(&directory) {
+            return false;
+        }
+        let names: Vec<PathBuf> = self
+            .found
+            .values()
+            .filter_map(|(entry, _)| {
+                let path = Path::new(OsStr::from_bytes(&entry.path));
+                path.strip_prefix(LIBRARIES).ok().map(Path::to_path_buf)
+            })
+            .filter(|name| name.components().count() == 1)
+            .collect();
+        let up = "../".repeat(directory.components().count());
+        for name in names {
+            let at = directory.join(&name);
+            if !self.has(&at) {
+                let target = Path::new(&up).join(LIBRARIES).join(&name);
+                let target = target.into_os_string().into_encoded_bytes();
+                self.put(&at, Kind::Symlink(target), 0o777, None);
+            }
+        }
+        true
     }
 
     /// A text of a file as it will be.
