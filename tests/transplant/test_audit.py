@@ -70,17 +70,27 @@ def manifest(archive: Path) -> dict[str, Any]:
 
 def test_glibc_is_the_highest_that_any_file_needs(archive: Path, manifest: dict[str, Any], tmp_path: Path) -> None:
     audit = manifest["audit"]
-    # What came along from outside of the environment is in there, too.
     root = tmp_path / "tree"
     subprocess.run([binary(), "transplant", "unpack", archive, root], check=True, stdout=subprocess.DEVNULL)
+
+    def numbers(version: str) -> tuple[int, ...]:
+        return tuple(int(part) for part in version.split("."))
+
+    def needed_by(path: Path) -> set[tuple[int, ...]]:
+        said = subprocess.run(["readelf", "-V", path], capture_output=True, text=True).stdout
+        section = said.partition("Version needs section")[2]
+        return {numbers(version) for version in re.findall(r"Name: GLIBC_([\d.]+)", section)}
+
+    # What came along from outside of the environment says for itself what it needs.
+    bundled = {root / each["file"]: each for each in audit["bundled"]}
+    assert bundled
+    for path, each in bundled.items():
+        assert numbers(each["glibc"] or "0") == max(needed_by(path), default=(0,)), each
     needed: set[tuple[int, ...]] = set()
     for path in [*root.rglob("*.so*"), root / str(manifest["python"])]:
-        if path.is_file():
-            said = subprocess.run(["readelf", "-V", path], capture_output=True, text=True).stdout
-            section = said.partition("Version needs section")[2]
-            versions = re.findall(r"Name: GLIBC_([\d.]+)", section)
-            needed |= {tuple(int(part) for part in version.split(".")) for version in versions}
-    assert tuple(int(part) for part in audit["glibc"]["needs"].split(".")) == max(needed)
+        if path.is_file() and (path not in bundled or bundled[path]["starts"]):
+            needed |= needed_by(path)
+    assert numbers(audit["glibc"]["needs"]) == max(needed)
     assert (root / audit["glibc"]["file"]).is_file()
     assert audit["loader"].startswith("/lib") and "/ld-" in audit["loader"]
     assert str(manifest["extension_suffix"]).endswith(".so")

@@ -147,8 +147,9 @@ def test_it_runs_as_if_activated(node: Node, archive: Path) -> None:
     assert seen["PYTHONNOUSERSITE"] == "1"
     assert not foreign.keys() & seen.keys()
     assert "/no/such" not in value["path"]
-    # What the job brought for programs of its own stays, after the libraries that came along.
-    assert seen["LD_LIBRARY_PATH"] == f"{value['prefix']}/lib/htmap-exec:/opt/own"
+    # What the job brought for programs of its own stays, and nothing is added to it.
+    assert seen["LD_LIBRARY_PATH"] == "/opt/own"
+    assert "HTMAP_EXEC_PRELOAD" not in seen
     assert seen["HTMAP_COMPONENT"] == "0"
     assert "PYTHONDONTWRITEBYTECODE" not in seen
     if Path("/etc/ssl/certs/ca-certificates.crt").exists():

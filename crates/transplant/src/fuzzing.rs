@@ -161,6 +161,7 @@ pub fn elf(path: &Path, bytes: &[u8]) {
         }
     }
     let _ = crate::elf::linkage::read(path);
+    let _ = crate::elf::room::with_search_path(path, "$ORIGIN/../lib/htmap-exec");
 }
 
 /// Text of `.pth` files, finders and scripts, and the headers of `.pyc` files.

@@ -17,10 +17,10 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use htmap_exec_transplant::{Manifest, Places, library_path};
+use htmap_exec_transplant::{self as transplant, Manifest, Places};
 
 /// Names of another Python's doing: with them it would not be this one that runs, or not as packed.
-const FOREIGN: [&str; 10] = [
+const FOREIGN: [&str; 11] = [
     "PYTHONHOME",
     "PYTHONPATH",
     "PYTHONPLATLIBDIR",
@@ -31,6 +31,7 @@ const FOREIGN: [&str; 10] = [
     "CONDA_DEFAULT_ENV",
     "CONDA_SHLVL",
     "CONDA_PYTHON_EXE",
+    PRELOAD,
 ];
 /// For scripts that other people wrote.
 const LIMIT: Duration = Duration::from_secs(30);
@@ -46,6 +47,9 @@ const CERTIFICATES: [&str; 6] = [
     "/etc/ssl/cert.pem",
     "/etc/pki/tls/cacert.pem",
 ];
+
+/// What the tree's Pythons read, and no other program: libraries to load at their start.
+const PRELOAD: &str = "HTMAP_EXEC_PRELOAD";
 
 type Variables = Vec<(OsString, Option<OsString>)>;
 
@@ -82,12 +86,19 @@ pub(super) fn environment(
         set("CONDA_DEFAULT_ENV", root.into());
         set("CONDA_SHLVL", "1".into());
     }
-    let libraries = libraries(root, places, outer("LD_LIBRARY_PATH").as_deref());
-    if !libraries.is_empty() {
-        set(
-            "LD_LIBRARY_PATH",
-            join(&libraries, outer("LD_LIBRARY_PATH")),
-        );
+    let outer_path = outer("LD_LIBRARY_PATH");
+    let mut libraries = transplant::libraries(root, manifest, outer_path.as_deref());
+    for remark in &libraries.remarks {
+        tracing::info!("{remark}");
+    }
+    if is_shadowed(places, outer_path.as_deref()) {
+        libraries.search.push(root.join("lib"));
+    }
+    if !libraries.search.is_empty() {
+        set("LD_LIBRARY_PATH", join(&libraries.search, outer_path));
+    }
+    if !libraries.preload.is_empty() {
+        set(PRELOAD, join(&libraries.preload, None));
     }
     // OpenSSL looks where it was built to be, and this one has moved.
     if outer("SSL_CERT_FILE").is_none()
@@ -126,18 +137,15 @@ fn join(directories: &[PathBuf], rest: Option<OsString>) -> OsString {
     path
 }
 
-/// For the loader: libraries of the system that came along, and the tree's own libpython where another
-/// one of that name would be found first. Children of Python get it as well, so it is no more than that.
-fn libraries(root: &Path, places: &Places, outer: Option<&OsStr>) -> Vec<PathBuf> {
-    let mut found = library_path(root, places.libraries, &places.common);
+/// Whether the loader would find another libpython before the tree's own.
+fn is_shadowed(places: &Places, outer: Option<&OsStr>) -> bool {
     // RUNPATH comes after LD_LIBRARY_PATH: https://man7.org/linux/man-pages/man8/ld.so.8.html
-    let is_shadowed = |name: &String| {
-        std::env::split_paths(outer.unwrap_or_default()).any(|each| each.join(name).exists())
-    };
-    if places.libpythons.iter().any(is_shadowed) {
-        found.push(root.join("lib"));
-    }
-    found
+    let mut path = std::env::split_paths(outer.unwrap_or_default());
+    !places.has_search_path
+        && path.any(|each| {
+            let mut names = places.libpythons.iter();
+            names.any(|name| each.join(name).exists())
+        })
 }
 
 /// The node's first: a site may trust more than the world does.

@@ -4,6 +4,8 @@ use std::path::{Component, Path};
 
 use serde::{Deserialize, Serialize};
 
+use crate::versions::is_older;
+
 /// Part of what the digest is made of: so it names nothing of the time, place or tool of its making.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Manifest {
@@ -44,6 +46,9 @@ pub struct Places {
     pub libraries: bool,
     /// Names of libraries that came along for nodes that lack one of them.
     pub common: Vec<String>,
+    /// Whether the interpreter finds its libraries by a search path of its own, before any other's, so
+    /// that no variable has to lead to them.
+    pub has_search_path: bool,
     /// Whether there are files that name the place where they lie (`Prefixes`).
     pub prefixes: bool,
     /// Whether there is a database of terminals.
@@ -70,6 +75,10 @@ pub struct Audit {
     pub x86_64_level: Option<Need<u8>>,
     /// Libraries that a node has to have: neither brought along nor the C library's.
     pub libraries: Vec<Need>,
+    /// Libraries of the machine that it was built on.
+    pub bundled: Vec<Bundled>,
+    /// The oldest branch of NVIDIA's driver that a GPU can be used with, such as `525`.
+    pub gpu_driver: Option<Need>,
     /// Bytes of the largest packages.
     pub largest: Vec<Share>,
 }
@@ -81,6 +90,25 @@ pub struct Need<T = String> {
     pub needs: T,
     /// Below the root.
     pub file: String,
+}
+
+/// A library of the machine that it was built on. A node uses it where its own is missing or older, and
+/// where the node's glibc is new enough for it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Bundled {
+    /// As others ask for it, such as `libstdc++.so.6`.
+    pub name: String,
+    /// Below the root.
+    pub file: String,
+    /// Whether the interpreter cannot start without it; then its needs are the archive's as well.
+    pub starts: bool,
+    /// The highest version of glibc's symbols that it needs itself.
+    pub glibc: Option<String>,
+    /// The highest versions of its own symbols, such as `GLIBCXX_3.4.30`.
+    pub versions: Vec<String>,
+    /// The highest of these that other files ask for.
+    pub asked: Vec<Need>,
 }
 
 /// What a package takes up.
@@ -100,7 +128,8 @@ impl Manifest {
         let named = named
             .chain(&places.certificates)
             .chain(&places.libpythons)
-            .chain(&places.common);
+            .chain(&places.common)
+            .chain(self.audit.bundled.iter().map(|bundled| &bundled.file));
         let is_below = |path: &str| {
             let mut names = Path::new(path).components();
             names.all(|name| matches!(name, Component::Normal(_)))
@@ -116,6 +145,8 @@ impl Manifest {
             libstdcxx,
             x86_64_level,
             libraries,
+            bundled,
+            gpu_driver,
             largest,
         } = &self.audit;
         let mut lines = Vec::new();
@@ -146,6 +177,15 @@ impl Manifest {
                 format!("`{}`, for `{}`", need.needs, need.file),
             ));
         }
+        if let Some(need) = gpu_driver {
+            lines.push((
+                "GPU driver",
+                format!("NVIDIA's {} or later, for `{}`", need.needs, need.file),
+            ));
+        }
+        if !bundled.is_empty() {
+            lines.push(("Bundled", said_of(bundled, glibc.as_ref())));
+        }
         for share in largest {
             lines.push((
                 "Largest",
@@ -154,4 +194,25 @@ impl Manifest {
         }
         lines
     }
+}
+
+/// How many there are, and which of them a node may have to do without that can run all the rest.
+fn said_of(bundled: &[Bundled], glibc: Option<&Need>) -> String {
+    let count = bundled.len();
+    let mut text = match count {
+        1 => "1 library of the machine that it was built on".to_owned(),
+        _ => format!("{count} libraries of the machine that it was built on"),
+    };
+    let floor = glibc.map_or("", |need| need.needs.as_str());
+    for library in bundled {
+        if let Some(needs) = &library.glibc
+            && is_older(floor, needs)
+        {
+            text.push_str(&format!(
+                "; `{}` with glibc {needs} or later only",
+                library.name
+            ));
+        }
+    }
+    text
 }

@@ -1,10 +1,12 @@
 //! What an environment asks of a node, and what in it is large: read when it is packed, part of its
 //! manifest, and so of its digest.
 //!
-//! A file counts when it is compiled for this machine's processors. A library counts as brought along
-//! when any file of the tree has its name: how each is found is the business of whoever linked it.
+//! A file counts when it is compiled for this machine's processors. Libraries of this machine that came
+//! along are told apart: a node uses each only where it can, so none of them sets what the node must be.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+mod driver;
+
+use std::collections::{BTreeMap, HashMap};
 use std::fs;
 use std::path::PathBuf;
 use std::time::Instant;
@@ -12,12 +14,12 @@ use std::time::Instant;
 use serde::Deserialize;
 
 use crate::archive::entry::{Entry, Kind};
-use crate::archive::manifest::{Audit, Need, Share};
-use crate::elf::libraries::is_of_libc;
+use crate::archive::manifest::{Audit, Bundled, Need, Share};
 use crate::elf::linkage::{self, Linkage};
-use crate::environment::Source;
+use crate::environment::{Source, Taken};
 use crate::parallel;
 use crate::relocate::content::Content;
+use crate::versions;
 
 /// How many of the largest packages are named.
 const LARGEST: usize = 10;
@@ -25,19 +27,11 @@ const LARGEST: usize = 10;
 /// Looks at all of it. What cannot be read is for whoever packs it to say.
 pub(crate) fn audit(source: &Source) -> Audit {
     let begun = Instant::now();
-    let mut compiled: Vec<(String, Linkage)> = Vec::new();
-    let mut names: HashSet<Vec<u8>> = HashSet::new();
     let mut maybe_compiled: Vec<(&Entry, &PathBuf)> = Vec::new();
     for (entry, content) in source.entries.iter().zip(&source.contents) {
-        if entry.kind == Kind::Directory {
-            continue;
-        }
         let name = entry.path.rsplit(|&byte| byte == b'/').next();
         let name = name.unwrap_or(&entry.path);
         let is_library = name.windows(3).any(|three| three == b".so");
-        if is_library {
-            names.insert(name.to_vec());
-        }
         if let (Some(Content::OnDisk(file, _) | Content::Patched(file, ..)), true) =
             (content, is_library || entry.mode & 0o111 != 0)
         {
@@ -45,31 +39,35 @@ pub(crate) fn audit(source: &Source) -> Audit {
         }
     }
     let read = parallel::map(&maybe_compiled, |(_, file)| linkage::read(file));
+    let mut compiled: Vec<(String, Linkage)> = Vec::new();
     for ((entry, _), linkage) in maybe_compiled.into_iter().zip(read) {
         if let Ok(Some(linkage)) = linkage {
-            names.extend(
-                linkage
-                    .soname
-                    .as_ref()
-                    .map(|name| name.clone().into_bytes()),
-            );
             compiled.push((String::from_utf8_lossy(&entry.path).into_owned(), linkage));
         }
     }
     let count = compiled.len();
-    let mut found = Audit::default();
-    let mut libraries: BTreeMap<String, String> = BTreeMap::new();
+    let mut found = Audit {
+        libraries: source.lacking.clone(),
+        bundled: bundled(source, &compiled),
+        gpu_driver: driver::branch(source, &text),
+        largest: largest(source),
+        ..Audit::default()
+    };
+    let is_lacking = |library: &str| source.lacking.iter().any(|need| need.needs == library);
     for (file, linkage) in compiled {
-        let brought = |library: &str| names.contains(library.as_bytes());
         if file == source.python {
             found.loader = linkage.loader;
         }
+        // A node need not use those that came along.
+        if is_optional(source, &file) {
+            continue;
+        }
         for (version, library) in &linkage.versions {
-            if let Some(version) = glibc_version(version) {
+            if let Some(version) = versions::glibc(version) {
                 raise(&mut found.glibc, version, &file);
             } else if let Some(version) = version.strip_prefix("GLIBCXX_")
-                && numbers(version).is_some()
-                && !brought(library)
+                && versions::split(&format!("_{version}")).is_some()
+                && is_lacking(library)
             {
                 raise(&mut found.libstdcxx, version, &file);
             }
@@ -85,53 +83,74 @@ pub(crate) fn audit(source: &Source) -> Audit {
                 file: file.clone(),
             });
         }
-        for library in linkage.needed {
-            if !brought(&library) && !is_of_libc(&library) && !library.starts_with("libc.musl") {
-                libraries.entry(library).or_insert_with(|| file.clone());
-            }
-        }
     }
-    found.libraries = libraries
-        .into_iter()
-        .map(|(needs, file)| Need { needs, file })
-        .collect();
-    found.largest = largest(source);
     let seconds = begun.elapsed().as_secs_f64();
     tracing::debug!("looked into {count} compiled files in {seconds:.3} s");
     found
 }
 
+/// Whether it is a library of this machine that the interpreter starts without.
+fn is_optional(source: &Source, file: &str) -> bool {
+    let mut taken = source.taken.iter();
+    taken.any(|taken| !taken.starts && taken.place == file)
+}
+
+/// What each library of this machine needs itself, and what others ask of it.
+fn bundled(source: &Source, compiled: &[(String, Linkage)]) -> Vec<Bundled> {
+    let one = |taken: &Taken| {
+        let (_, linkage) = compiled.iter().find(|(file, _)| *file == taken.place)?;
+        let glibc = linkage.versions.iter();
+        let glibc = glibc.filter_map(|(version, _)| versions::glibc(version));
+        let own = linkage.defined.iter().map(String::as_str);
+        let mut asked: BTreeMap<&str, Need> = BTreeMap::new();
+        for (file, linkage) in compiled {
+            for (version, library) in &linkage.versions {
+                if *library == taken.library
+                    && !is_optional(source, file)
+                    && let Some((family, number)) = versions::split(version)
+                    && asked.get(family).is_none_or(|known| {
+                        let (_, known) = versions::split(&known.needs).unwrap_or_default();
+                        versions::is_older(known, number)
+                    })
+                {
+                    let (needs, file) = (version.clone(), file.clone());
+                    asked.insert(family, Need { needs, file });
+                }
+            }
+        }
+        Some(Bundled {
+            name: taken.library.clone(),
+            file: taken.place.clone(),
+            starts: taken.starts,
+            glibc: glibc
+                .reduce(|one, other| {
+                    if versions::is_older(one, other) {
+                        other
+                    } else {
+                        one
+                    }
+                })
+                .map(str::to_owned),
+            versions: versions::highest(own)
+                .into_iter()
+                .map(|(family, version)| format!("{family}_{version}"))
+                .collect(),
+            asked: asked.into_values().collect(),
+        })
+    };
+    source.taken.iter().filter_map(one).collect()
+}
+
 fn raise(highest: &mut Option<Need>, version: &str, file: &str) {
     if highest
         .as_ref()
-        .is_none_or(|need| is_older(&need.needs, version))
+        .is_none_or(|need| versions::is_older(&need.needs, version))
     {
         *highest = Some(Need {
             needs: version.to_owned(),
             file: file.to_owned(),
         });
     }
-}
-
-/// The release that a version of glibc's symbols came with.
-fn glibc_version(name: &str) -> Option<&str> {
-    match name {
-        // No release, but no loader before that one knows it:
-        // https://sourceware.org/pipermail/libc-alpha/2022-August/141193.html
-        "GLIBC_ABI_DT_RELR" => Some("2.36"),
-        _ => name
-            .strip_prefix("GLIBC_")
-            .filter(|version| numbers(version).is_some()),
-    }
-}
-
-fn numbers(version: &str) -> Option<Vec<u32>> {
-    version.split('.').map(|part| part.parse().ok()).collect()
-}
-
-/// Whether a version comes before another one; what is no version comes first.
-pub(crate) fn is_older(one: &str, other: &str) -> bool {
-    numbers(one) < numbers(other)
 }
 
 fn largest(source: &Source) -> Vec<Share> {
@@ -258,16 +277,6 @@ fn place(path: &[u8]) -> &[u8] {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn versions_compare_by_their_numbers() {
-        assert!(is_older("2.4", "2.34"));
-        assert!(is_older("2.2.5", "2.3"));
-        assert!(!is_older("2.34", "2.34"));
-        assert_eq!(glibc_version("GLIBC_2.17"), Some("2.17"));
-        assert_eq!(glibc_version("GLIBC_PRIVATE"), None);
-        assert_eq!(glibc_version("GLIBC_ABI_DT_RELR"), Some("2.36"));
-    }
 
     #[test]
     fn reads_lines_of_record() {

@@ -18,7 +18,7 @@ use crate::archive::encoding::{put, put_bytes};
 use crate::archive::entry::Kind;
 use crate::archive::place::LIBRARIES;
 use crate::build::memory::{self, Key, Memory};
-use crate::environment::{self, Source, library_path};
+use crate::environment::{self, Source};
 use crate::error::Error;
 use crate::relocate::content::Content;
 use crate::relocate::search_path;
@@ -96,8 +96,12 @@ fn start(
         .into_iter()
         .filter(|home| home.is_dir() && !root_path.starts_with(home))
         .collect();
+    let copied = Root {
+        path: &root_path,
+        has_search_path: source.has_search_path,
+    };
     let mut unchecked = None;
-    let mut output = run(hiding(&hide, &python), &python, Some(&root_path))?;
+    let mut output = run(hiding(&hide, &python), &python, Some(&copied))?;
     if output.stdout.starts_with(HIDDEN.as_bytes()) {
         output.stdout.drain(..=HIDDEN.len());
     } else {
@@ -105,7 +109,7 @@ fn start(
             "that the packed Python starts without `{}` is not checked: this user may not hide it (`unshare --mount`)",
             interpreter.base_prefix.display()
         ));
-        output = match run(Command::new(&python), &python, Some(&root_path)) {
+        output = match run(Command::new(&python), &python, Some(&copied)) {
             Ok(output) => output,
             // Such as a temporary directory that is mounted with noexec.
             Err(Error::Io { source, .. })
@@ -176,14 +180,21 @@ fn hiding(hide: &[PathBuf], python: &Path) -> Command {
     command
 }
 
+/// Where the copy lies.
+struct Root<'a> {
+    path: &'a Path,
+    has_search_path: bool,
+}
+
 /// Of the original, its environment is the user's; of the copy below `root`, a node's.
-fn run(mut command: Command, python: &Path, root: Option<&Path>) -> Result<Output, Error> {
+fn run(mut command: Command, python: &Path, root: Option<&Root<'_>>) -> Result<Output, Error> {
     if let Some(root) = root {
-        let libraries = library_path(root, root.join(LIBRARIES).is_dir(), &[]);
-        match std::env::join_paths(&libraries) {
-            Ok(path) if !libraries.is_empty() => command.env("LD_LIBRARY_PATH", path),
-            _ => command.env_remove("LD_LIBRARY_PATH"),
-        };
+        // As on a node: a Python without a search path to them is told of its libraries.
+        if root.has_search_path {
+            command.env_remove("LD_LIBRARY_PATH");
+        } else {
+            command.env("LD_LIBRARY_PATH", root.path.join(LIBRARIES));
+        }
     }
     let output = command
         .args(["-I", "-S", "-B", "-c", PROGRAM])

@@ -23,7 +23,10 @@ pub fn describe(interpreter: &Interpreter, source: &Source, packages: Vec<String
 }
 
 fn places(source: &Source) -> Places {
-    let mut found = Places::default();
+    let mut found = Places {
+        has_search_path: source.has_search_path,
+        ..Places::default()
+    };
     for entry in &source.entries {
         let Ok(path) = std::str::from_utf8(&entry.path) else {
             continue;

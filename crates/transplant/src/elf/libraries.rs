@@ -1,6 +1,4 @@
-//! Libraries by their names: which are the node's own, and where this machine's loader finds the others.
-
-use std::path::{Path, PathBuf};
+//! Libraries by their names: which are the node's own.
 
 /// Whether it belongs to the C library, whose parts only work with each other and the node's loader.
 pub(crate) fn is_of_libc(library: &str) -> bool {
@@ -20,34 +18,53 @@ pub(crate) fn is_of_libc(library: &str) -> bool {
     PARTS.iter().any(|part| library.starts_with(part)) || library.starts_with("libnss_")
 }
 
-/// Whether it fits the node's devices and their drivers, and so must be the node's own.
-pub(crate) fn is_of_node(library: &str) -> bool {
-    const PARTS: [&str; 7] = [
+/// Whether it is a part of NVIDIA's driver: it works with the kernel module of the same release alone.
+/// <https://docs.nvidia.com/deploy/cuda-compatibility/>
+pub(crate) fn is_of_driver(library: &str) -> bool {
+    const PARTS: [&str; 8] = [
         "libcuda.so",
+        "libcudadebugger.so",
         "libnvidia-",
-        "libGL",
-        "libEGL",
-        "libOpenCL.so",
-        "libvulkan.so",
-        "libdrm",
+        "libnvcuvid.so",
+        "libnvoptix.so",
+        "libGLX_nvidia.so",
+        "libEGL_nvidia.so",
+        "libvdpau_nvidia.so",
     ];
-    PARTS.iter().any(|part| library.starts_with(part))
+    PARTS.iter().any(|part| library.starts_with(part)) && library.contains(".so")
 }
 
-/// Where the loader finds a library: in the directories that the file names, or the machine's own.
-pub(crate) fn find(library: &str, search: &[PathBuf]) -> Option<PathBuf> {
-    let triplet = format!("{}-linux-gnu", std::env::consts::ARCH);
-    let own = ["/lib", "/usr/lib"].iter().flat_map(|root| {
-        [
-            Path::new(root).join(&triplet),
-            PathBuf::from(format!("{root}64")),
-            PathBuf::from(root),
-        ]
-    });
-    search
-        .iter()
-        .cloned()
-        .chain(own)
-        .map(|directory| directory.join(library))
-        .find(|path| path.is_file())
+/// Whether it fits the node's devices and their drivers, and so must be the node's own.
+pub(crate) fn is_of_node(library: &str) -> bool {
+    const PARTS: [&str; 5] = ["libGL", "libEGL", "libOpenCL.so", "libvulkan.so", "libdrm"];
+    is_of_driver(library) || PARTS.iter().any(|part| library.starts_with(part))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parts_of_the_driver_are_told_from_what_wheels_bring() {
+        for name in [
+            "libcuda.so",
+            "libcuda.so.1",
+            "libcuda.so.535.104.05",
+            "libcudadebugger.so.1",
+            "libnvidia-ml.so.1",
+            "libnvidia-ptxjitcompiler.so.1",
+        ] {
+            assert!(is_of_driver(name), "{name}");
+        }
+        for name in [
+            "libcudart.so.12",
+            "libcublas.so.12",
+            "libnvJitLink.so.12",
+            "libnvrtc.so.12",
+            "libcudnn.so.9",
+            "libnvidia-notes.txt",
+        ] {
+            assert!(!is_of_driver(name), "{name}");
+        }
+    }
 }

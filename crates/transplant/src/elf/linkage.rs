@@ -6,21 +6,18 @@
 //! does not parse, ask for nothing. <https://refspecs.linuxfoundation.org/elf/gabi4+/contents.html>,
 //! <https://refspecs.linuxfoundation.org/LSB_5.0.0/LSB-Core-generic/LSB-Core-generic/symversion.html>
 
-use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 
 use goblin::elf::dynamic::{
-    DT_NEEDED, DT_NULL, DT_RPATH, DT_RUNPATH, DT_SONAME, DT_STRSZ, DT_STRTAB, DT_VERNEED,
-    DT_VERNEEDNUM,
+    DT_NEEDED, DT_RPATH, DT_RUNPATH, DT_SONAME, DT_STRSZ, DT_STRTAB, DT_VERDEF, DT_VERDEFNUM,
+    DT_VERNEED, DT_VERNEEDNUM,
 };
-use goblin::elf::header::{EM_AARCH64, EM_X86_64};
-use goblin::elf::program_header::{PT_DYNAMIC, PT_INTERP, PT_LOAD, PT_NOTE};
+use goblin::elf::program_header::{PT_DYNAMIC, PT_INTERP, PT_NOTE};
 
-/// No table of ours is longer; what claims more is no file that runs.
-const LARGEST_TABLE: u64 = 64 << 20;
-/// The same for names, and for how many there are of one kind.
+use super::layout::{Layout, Read, half, with_tables, word};
+
+/// No name of ours is longer, nor are there more of one kind.
 const LONGEST_NAME: usize = 4096;
 const MOST_NAMES: usize = 4096;
 /// `NT_GNU_PROPERTY_TYPE_0` and `GNU_PROPERTY_X86_ISA_1_NEEDED` of the x86-64 psABI:
@@ -39,69 +36,25 @@ pub(crate) struct Linkage {
     pub(crate) needed: Vec<String>,
     /// Where it looks for them first: lists of directories, and where in the file each stands.
     pub(crate) search: Vec<(u64, String)>,
+    /// Where in the file the tags stand that make a search path one that nobody inherits (RUNPATH).
+    pub(crate) runpaths: Vec<u64>,
     /// Versions of symbols, such as `GLIBC_2.34`, each with the library that is to have it.
     pub(crate) versions: Vec<(String, String)>,
+    /// Versions of its own symbols, such as `GLIBCXX_3.4.30`.
+    pub(crate) defined: Vec<String>,
     /// The x86-64 level, if the linker noted one.
     pub(crate) x86_64_level: Option<u8>,
 }
 
 /// Nothing for what is no dynamically linked file of this machine's kind.
 pub(crate) fn read(path: &Path) -> io::Result<Option<Linkage>> {
-    let file = File::open(path)?;
-    let mut header = [0; 64];
-    match file.read_exact_at(&mut header, 0) {
-        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(None),
-        other => other?,
-    }
-    let size = file.metadata()?.len();
-    Ok(parse(&header, &|offset, length| {
-        if length > LARGEST_TABLE || offset.checked_add(length)? > size {
-            return None;
-        }
-        let mut bytes = vec![0; usize::try_from(length).ok()?];
-        file.read_exact_at(&mut bytes, offset).ok()?;
-        Some(bytes)
-    }))
+    with_tables(path, parse)
 }
-
-struct Segment {
-    kind: u32,
-    offset: u64,
-    address: u64,
-    length: u64,
-}
-
-type Read<'a> = &'a dyn Fn(u64, u64) -> Option<Vec<u8>>;
 
 fn parse(header: &[u8; 64], read: Read<'_>) -> Option<Linkage> {
-    let machine = if cfg!(target_arch = "aarch64") {
-        EM_AARCH64
-    } else {
-        EM_X86_64
-    };
-    // 64 bits, little endian.
-    if header[..6] != *b"\x7fELF\x02\x01" || half(header, 18)? != machine {
-        return None;
-    }
-    let (at, size, count) = (
-        long(header, 32)?,
-        u64::from(half(header, 54)?),
-        u64::from(half(header, 56)?),
-    );
-    let table = read(at, size.checked_mul(count)?)?;
-    let segments: Vec<Segment> = table
-        .chunks_exact(usize::try_from(size.max(1)).ok()?)
-        .map(|entry| {
-            Some(Segment {
-                kind: word(entry, 0)?,
-                offset: long(entry, 8)?,
-                address: long(entry, 16)?,
-                length: long(entry, 32)?,
-            })
-        })
-        .collect::<Option<_>>()?;
+    let layout = Layout::of(header, read)?;
     let mut linkage = Linkage::default();
-    for segment in &segments {
+    for segment in &layout.segments {
         match segment.kind {
             PT_INTERP => linkage.loader = text(&read(segment.offset, segment.length)?, 0),
             PT_NOTE => {
@@ -111,54 +64,88 @@ fn parse(header: &[u8; 64], read: Read<'_>) -> Option<Linkage> {
             _ => {}
         }
     }
-    let dynamic = segments.iter().find(|each| each.kind == PT_DYNAMIC)?;
-    let dynamic: Vec<(u64, u64)> = read(dynamic.offset, dynamic.length)?
-        .chunks_exact(16)
-        .filter_map(|entry| Some((long(entry, 0)?, long(entry, 8)?)))
-        .take_while(|(tag, _)| *tag != DT_NULL)
-        .collect();
-    let value = |wanted: u64| {
-        dynamic
-            .iter()
-            .find(|(tag, _)| *tag == wanted)
-            .map(|(_, value)| *value)
-    };
+    layout
+        .segments
+        .iter()
+        .find(|each| each.kind == PT_DYNAMIC)?;
     // A table is named by where it will be in memory: where it is in the file, and how far its segment
     // goes.
     let place = |address: u64| {
-        let segment = segments.iter().find(|each| {
-            each.kind == PT_LOAD
-                && (each.address..each.address.saturating_add(each.length)).contains(&address)
-        })?;
-        let within = address - segment.address;
+        let (segment, within) = layout.within(address)?;
         Some((segment.offset.checked_add(within)?, segment.length - within))
     };
     let table = |address: u64, length: Option<u64>| {
         let (offset, rest) = place(address)?;
         read(offset, length.unwrap_or(rest))
     };
-    let strings_at = value(DT_STRTAB)?;
-    let strings = table(strings_at, value(DT_STRSZ))?;
+    let strings_at = layout.value(DT_STRTAB)?;
+    let strings = table(strings_at, layout.value(DT_STRSZ))?;
     let string = |at: u64| text(&strings, usize::try_from(at).ok()?);
-    linkage.soname = value(DT_SONAME).and_then(string);
-    linkage.needed = dynamic
-        .iter()
-        .filter(|(tag, _)| *tag == DT_NEEDED)
-        .filter_map(|(_, at)| string(*at))
+    linkage.soname = layout.value(DT_SONAME).and_then(string);
+    linkage.needed = layout
+        .entries()
+        .filter(|each| each.tag == DT_NEEDED)
+        .filter_map(|each| string(each.value))
         .take(MOST_NAMES)
         .collect();
-    linkage.search = dynamic
-        .iter()
-        .filter(|(tag, _)| *tag == DT_RPATH || *tag == DT_RUNPATH)
-        .filter_map(|(_, at)| Some((place(strings_at)?.0.checked_add(*at)?, string(*at)?)))
+    linkage.search = layout
+        .entries()
+        .filter(|each| each.tag == DT_RPATH || each.tag == DT_RUNPATH)
+        .filter_map(|each| {
+            let at = place(strings_at)?.0.checked_add(each.value)?;
+            Some((at, string(each.value)?))
+        })
+        .take(MOST_NAMES)
         .collect();
-    if let (Some(address), Some(count)) = (value(DT_VERNEED), value(DT_VERNEEDNUM)) {
-        // The section lies right before others of the same segment; this much is always enough.
-        let length = count.checked_mul(16 + 16 * 64)?.min(1 << 16);
+    linkage.runpaths = layout
+        .entries()
+        .filter(|each| each.tag == DT_RUNPATH)
+        .map(|each| each.at)
+        .take(MOST_NAMES)
+        .collect();
+    // The section lies right before others of the same segment; this much is always enough.
+    let names = |at, count, each: u64| -> Option<(Vec<u8>, u64)> {
+        let (address, count) = (layout.value(at)?, layout.value(count)?);
+        let length = count.checked_mul(each)?.min(1 << 16);
         let bytes = table(address, Some(length)).or_else(|| table(address, None))?;
+        Some((bytes, count))
+    };
+    if layout.value(DT_VERNEED).is_some() && layout.value(DT_VERNEEDNUM).is_some() {
+        let (bytes, count) = names(DT_VERNEED, DT_VERNEEDNUM, 16 + 16 * 64)?;
         linkage.versions = versions(&bytes, count, &string);
     }
+    if let Some((bytes, count)) = names(DT_VERDEF, DT_VERDEFNUM, 20 + 8 * 8) {
+        linkage.defined = defined(&bytes, count, &string);
+    }
     Some(linkage)
+}
+
+/// The names of a table of versions that a library has itself, without its own.
+fn defined(bytes: &[u8], count: u64, string: &dyn Fn(u64) -> Option<String>) -> Vec<String> {
+    /// `VER_FLG_BASE`: the library's name.
+    const BASE: u16 = 1;
+    let mut found = Vec::new();
+    let mut each = 0_usize;
+    for _ in 0..count.min(MOST_NAMES as u64) {
+        let (Some(flags), Some(first), Some(next)) = (
+            half(bytes, each + 2),
+            word(bytes, each + 12),
+            word(bytes, each + 16),
+        ) else {
+            break;
+        };
+        if flags & BASE == 0
+            && let Some(name) = word(bytes, each + first as usize)
+            && let Some(version) = string(u64::from(name))
+        {
+            found.push(version);
+        }
+        if next == 0 {
+            break;
+        }
+        each += next as usize;
+    }
+    found
 }
 
 fn versions(
@@ -243,21 +230,6 @@ fn text(bytes: &[u8], at: usize) -> Option<String> {
     Some(String::from_utf8_lossy(&rest[..end]).into_owned())
 }
 
-fn half(bytes: &[u8], at: usize) -> Option<u16> {
-    let bytes = bytes.get(at..at.checked_add(2)?)?;
-    Some(u16::from_le_bytes(bytes.try_into().ok()?))
-}
-
-fn word(bytes: &[u8], at: usize) -> Option<u32> {
-    let bytes = bytes.get(at..at.checked_add(4)?)?;
-    Some(u32::from_le_bytes(bytes.try_into().ok()?))
-}
-
-fn long(bytes: &[u8], at: usize) -> Option<u64> {
-    let bytes = bytes.get(at..at.checked_add(8)?)?;
-    Some(u64::from_le_bytes(bytes.try_into().ok()?))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -316,6 +288,26 @@ mod tests {
         let table = [1, 0, 255, 255, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0].repeat(4096);
         let found = versions(&table, u64::MAX, &|_| Some("x".repeat(LONGEST_NAME)));
         assert!(found.len() <= MOST_NAMES + 1);
+    }
+
+    #[test]
+    fn own_versions_are_read_without_the_name() {
+        // Flags at 2, where the name is at 12, the next one at 16.
+        let entry = |flags: u16, next: u32| {
+            let mut bytes = vec![1, 0];
+            bytes.extend_from_slice(&flags.to_le_bytes());
+            bytes.extend_from_slice(&[0; 8]);
+            bytes.extend_from_slice(&20_u32.to_le_bytes());
+            bytes.extend_from_slice(&next.to_le_bytes());
+            bytes.extend_from_slice(&[u8::try_from(flags).unwrap(), 0, 0, 0, 0, 0, 0, 0]);
+            bytes
+        };
+        let table = [entry(1, 28), entry(0, 28), entry(4, 0)].concat();
+        let found = defined(&table, 3, &|at| Some(format!("V_{at}")));
+        assert_eq!(found, ["V_0", "V_4"]);
+        // One that leads to itself, and one that is cut off.
+        assert!(defined(&entry(0, u32::MAX), u64::MAX, &|_| Some(String::new())).len() <= 1);
+        assert!(defined(&table[..19], 3, &|_| Some(String::new())).is_empty());
     }
 
     #[test]

@@ -23,7 +23,7 @@ pub(super) struct Collector<'a> {
     pub(super) old: Old,
     /// The programs and libraries among the files, and what they need.
     pub(super) linked: Vec<(PathBuf, Linked)>,
-    excluded: Excluded<'a>,
+    pub(super) excluded: Excluded<'a>,
     /// By path with NUL in the place of `/`: so a directory comes right before what is in it.
     pub(super) found: BTreeMap<Vec<u8>, (Entry, Option<Content>)>,
     pub(super) remarks: Vec<String>,
@@ -73,6 +73,10 @@ impl<'a> Collector<'a> {
     /// Of a file.
     pub(super) fn content_at(&self, path: &Path) -> Option<&Content> {
         self.found.get(&key(path))?.1.as_ref()
+    }
+
+    pub(super) fn content_at_mut(&mut self, path: &Path) -> Option<&mut Content> {
+        self.found.get_mut(&key(path))?.1.as_mut()
     }
 
     /// The directories above a path.

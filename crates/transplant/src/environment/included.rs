@@ -6,8 +6,10 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Component, Path, PathBuf};
 
 use super::collector::Collector;
+use super::libraries::place_of;
 use crate::archive::entry::Kind;
 use crate::archive::place::INCLUDED;
+use crate::elf::linkage;
 use crate::error::Error;
 
 /// A file or directory, and where it goes.
@@ -53,7 +55,10 @@ impl Included {
         match &self.place {
             Some(place) => place.clone(),
             None if is_python(&self.path) => packages.join(name),
-            None => Path::new(INCLUDED).join(name),
+            None => match library(&self.path) {
+                Some(library) => place_of(&library),
+                None => Path::new(INCLUDED).join(name),
+            },
         }
     }
 }
@@ -66,6 +71,13 @@ fn is_python(path: &Path) -> bool {
             let mut entries = entries.flatten();
             entries.any(|entry| is_module(&entry.path()))
         })
+}
+
+/// What others ask for, if it is a library; a module of Python's is none, and has no such name.
+fn library(path: &Path) -> Option<String> {
+    let linkage = linkage::read(path).ok().flatten()?;
+    let name = linkage.soname.filter(|_| linkage.loader.is_none());
+    name.filter(|name| !name.contains('/') && name.contains(".so"))
 }
 
 impl Collector<'_> {

@@ -1,130 +1,338 @@
 //! Libraries outside of the environment: taken along, or named where that is of no use.
 //!
-//! The C library and the drivers of devices are the node's own, and nothing else fits it. What a
-//! program opens by name while it runs (`dlopen`, ctypes) shows in no file, and is not found here.
+//! They lie in one directory, to which the search path of the Python leads, so that no variable has to
+//! say so to every program that it starts. The C library and the drivers of devices are the node's own,
+//! and nothing else fits it. What a program opens by name while it runs (`dlopen`, ctypes) shows in no
+//! file, and is not found here.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
 use super::collector::Collector;
+use super::linked::{Files, Found};
 use crate::archive::entry::Kind;
+use crate::archive::manifest::Need;
 use crate::archive::place::{COMMON, LIBRARIES};
-use crate::elf::libraries as elf;
+use crate::elf::{libraries as elf, linkage, room};
 use crate::error::Error;
-use crate::relocate::search_path::Linked;
+use crate::relocate::content::Content;
 
-const COMMON_NAMES: [&str; 2] = [UNWINDER, "libstdc++.so.6"];
-const UNWINDER: &str = "libgcc_s.so.1";
+/// Those that a node's own libraries need as well, and perhaps newer ones.
+const COMMON_NAMES: [&str; 2] = ["libgcc_s.so.1", "libstdc++.so.6"];
+/// Read by Python before any other `.pth` file; it does nothing but for a variable that a node sets.
+const HOOK: (&str, &str) = (
+    "00-htmap-exec-libraries.pth",
+    "import os; \"HTMAP_EXEC_PRELOAD\" in os.environ and __import__(\"_htmap_exec_libraries\")\n",
+);
+const MODULE: (&str, &str) = ("_htmap_exec_libraries.py", include_str!("preload.py"));
 
-/// The directories of a tree that the loader must be told of (`LD_LIBRARY_PATH`): whether it has
-/// libraries, and the names of common ones.
-pub fn library_path(root: &Path, has_libraries: bool, common: &[String]) -> Vec<PathBuf> {
-    let mut path = Vec::new();
-    if has_libraries {
-        path.push(root.join(LIBRARIES));
-    }
-    if common.iter().any(|name| elf::find(name, &[]).is_none()) {
-        path.push(root.join(COMMON));
-    }
-    path
+/// A library of this machine that comes along.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Taken {
+    /// As others ask for it.
+    pub library: String,
+    /// Where it lies here.
+    pub from: PathBuf,
+    /// Below the root.
+    pub place: String,
+    /// Whether the interpreter cannot even start without it.
+    pub starts: bool,
+}
+
+/// What came of it.
+#[derive(Default)]
+pub(super) struct Libraries {
+    pub(super) taken: Vec<Taken>,
+    pub(super) lacking: Vec<Need>,
+    pub(super) has_search_path: bool,
+}
+
+/// Where a library of that name lies that came along.
+pub(super) fn place_of(library: &str) -> PathBuf {
+    let directory = if COMMON_NAMES.contains(&library) {
+        COMMON
+    } else {
+        LIBRARIES
+    };
+    Path::new(directory).join(library)
+}
+
+/// Of one that some files ask for, and that does not come along.
+struct Missing {
+    /// On this machine, and below the root.
+    file: (PathBuf, PathBuf),
+    count: usize,
+    /// Nothing for what was left out on purpose.
+    why: Option<String>,
 }
 
 impl Collector<'_> {
-    /// What the programs and libraries need that is not in the environment.
-    pub(super) fn add_libraries(&mut self, python: &str) -> Result<(), Error> {
-        let own: BTreeMap<Vec<u8>, PathBuf> = self
-            .found
-            .values()
-            .filter(|(entry, _)| !matches!(entry.kind, Kind::Directory))
-            .filter_map(|(entry, _)| {
-                let path = Path::new(OsStr::from_bytes(&entry.path));
-                let name = path.file_name()?.as_bytes();
-                let is_library = name.windows(3).any(|part| part == b".so");
-                is_library.then(|| (name.to_vec(), path.to_path_buf()))
-            })
-            .collect();
-        // Which glibc opens when a thread ends early, and nothing names: pthread_exit(3).
-        if elf::find(UNWINDER, &[]).is_some() {
-            let linked = Linked {
-                needed: vec![UNWINDER.to_owned()],
-                ..Linked::default()
-            };
-            self.linked.push((PathBuf::new(), linked));
-        }
-        let mut seen = HashSet::new();
-        let mut taken: Vec<String> = Vec::new();
-        let mut missing: BTreeMap<String, (PathBuf, usize)> = BTreeMap::new();
-        while let Some((file, linked)) = self.linked.pop() {
-            for library in &linked.needed {
-                if elf::is_of_libc(library) {
+    /// What the programs and libraries need that is not in the environment. `site` is where packages
+    /// lie.
+    pub(super) fn add_libraries(&mut self, python: &str, site: &Path) -> Result<Libraries, Error> {
+        self.leave_out_drivers();
+        let mut files = Files::new(self, python);
+        let mut missing: BTreeMap<String, Missing> = BTreeMap::new();
+        let mut taken: Vec<Taken> = Vec::new();
+        while let Some((file, library)) = files.next() {
+            let why = match files.find(self, file, &library) {
+                Found::InTree | Found::OfLibc => continue,
+                Found::Elsewhere(place) => {
+                    let link = Path::new("../..").join(place);
+                    let target = link.into_os_string().into_encoded_bytes();
+                    let at = Path::new(LIBRARIES).join(&library);
+                    self.add_parents(&at);
+                    self.put(&at, Kind::Symlink(target), 0o777, None);
                     continue;
                 }
-                if let Some(place) = own.get(library.as_bytes()) {
-                    // Found by the loader's environment until now, as a module system sets it.
-                    let is_python = file.file_name() == Path::new(python).file_name();
-                    let is_found = linked.search.iter().any(|directory| {
-                        self.old.inside(directory).is_some() && directory.join(library).exists()
+                Found::OnMachine(_) if self.is_left_out(&library) => None,
+                Found::OnMachine(from) => {
+                    let place = place_of(&library);
+                    self.add_parents(&place);
+                    let metadata = fs::metadata(&from).map_err(Error::io("read", &from))?;
+                    // Its name need not look like a library's to be one.
+                    self.add(&from, &place, &metadata)?;
+                    files.extend(self, file, &place);
+                    tracing::debug!("`{library}` comes along from `{}`", from.display());
+                    taken.push(Taken {
+                        library,
+                        from,
+                        place: place.to_string_lossy().into_owned(),
+                        starts: false,
                     });
-                    if is_python && !is_found {
-                        let link = Path::new("../..").join(place);
-                        self.add_parents(&Path::new(LIBRARIES).join(library));
-                        self.put(
-                            &Path::new(LIBRARIES).join(library),
-                            Kind::Symlink(link.as_os_str().as_bytes().to_vec()),
-                            0o777,
-                            None,
-                        );
-                    }
                     continue;
                 }
-                let found = elf::find(library, &linked.search);
-                let Some(found) = found.filter(|_| !elf::is_of_node(library)) else {
-                    let of = missing.entry(library.clone());
-                    of.or_insert_with(|| (file.clone(), 0)).1 += 1;
-                    continue;
-                };
-                if !seen.insert(library.clone()) {
-                    continue;
+                Found::LeftOut => None,
+                Found::OfNode => Some("which a node must have itself".to_owned()),
+                Found::Ambiguous(places) => {
+                    let names: Vec<String> = places
+                        .iter()
+                        .map(|place| format!("`{}`", place.display()))
+                        .collect();
+                    Some(format!(
+                        "which it does not find, and which is packed as {}",
+                        names.join(" and ")
+                    ))
                 }
-                let directory = if COMMON_NAMES.contains(&library.as_str()) {
-                    COMMON
-                } else {
-                    LIBRARIES
-                };
-                let place = Path::new(directory).join(library);
-                self.add_parents(&place);
-                let metadata = fs::metadata(&found).map_err(Error::io("read", &found))?;
-                // Its name need not look like a library's to be one.
-                self.add(&found, &place, &metadata)?;
-                taken.push(library.clone());
+                Found::Nowhere => Some("which is not found here".to_owned()),
+            };
+            let new = || Missing {
+                file: files.paths(file),
+                count: 0,
+                why,
+            };
+            missing.entry(library).or_insert_with(new).count += 1;
+        }
+        let has_search_path = self.lead_to_libraries(&files)?;
+        let starting = files.starting();
+        for each in &mut taken {
+            each.starts = starting.contains(Path::new(&each.place));
+        }
+        taken.sort_by(|one, other| one.library.cmp(&other.library));
+        if !taken.is_empty() {
+            self.add_parents(&site.join("x"));
+            for (name, text) in [HOOK, MODULE] {
+                self.put_made(&site.join(name), text.as_bytes().to_vec());
             }
         }
-        taken.sort();
-        if !taken.is_empty() {
-            self.remarks.push(format!(
-                "libraries of this machine are taken along: {}",
-                taken.join(", ")
-            ));
-        }
-        for (library, (file, count)) in missing {
-            let others = match count {
+        let mut lacking = Vec::new();
+        for (library, missing) in missing {
+            let (file, path) = missing.file;
+            let others = match missing.count {
                 1 => String::new(),
                 2 => " and another file".to_owned(),
                 count => format!(" and {} other files", count - 1),
             };
-            let why = if elf::is_of_node(&library) {
-                "which a node must have itself"
-            } else {
-                "which is not found here"
-            };
+            if let Some(why) = missing.why {
+                let file = file.display();
+                let remark = format!("`{file}`{others} needs `{library}`, {why}");
+                self.remarks.push(remark);
+            }
+            if path.as_os_str().is_empty() {
+                continue;
+            }
+            lacking.push(Need {
+                needs: library,
+                file: path.to_string_lossy().into_owned(),
+            });
+        }
+        Ok(Libraries {
+            taken,
+            lacking,
+            has_search_path,
+        })
+    }
+
+    /// By its place, the directory of that, or its own name.
+    fn is_left_out(&self, library: &str) -> bool {
+        let place = place_of(library);
+        place
+            .ancestors()
+            .chain([Path::new(library)])
+            .any(|path| !path.as_os_str().is_empty() && (self.excluded)(path))
+    }
+
+    /// Parts of a driver that lie in the environment, as conda's `cuda-compat` and linkers' stubs do.
+    fn leave_out_drivers(&mut self) {
+        let mut left_out = Vec::new();
+        self.found.retain(|_, (entry, content)| {
+            let path = Path::new(OsStr::from_bytes(&entry.path));
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            let stays = matches!(entry.kind, Kind::Directory) || !elf::is_of_driver(&name);
+            if !stays {
+                let file = match content {
+                    Some(Content::OnDisk(file, _) | Content::Patched(file, ..)) => file.clone(),
+                    _ => PathBuf::new(),
+                };
+                left_out.push((path.to_path_buf(), file));
+            }
+            stays
+        });
+        self.linked
+            .retain(|(file, _)| !left_out.iter().any(|(_, gone)| gone == file));
+        let others = match left_out.len() {
+            0 | 1 => String::new(),
+            count => format!(" and {} more", count - 1),
+        };
+        if let Some((path, _)) = left_out.first() {
             self.remarks.push(format!(
-                "`{}`{others} needs `{library}`, {why}",
-                file.display()
+                "`{}`{others}: a part of NVIDIA's driver, which has to be the node's own: left out",
+                path.display()
             ));
         }
-        Ok(())
+    }
+
+    /// Makes the search paths of programs lead to what came along, and lets libraries that have one of
+    /// their own inherit that. Whether it is so for the interpreter.
+    fn lead_to_libraries(&mut self, files: &Files) -> Result<bool, Error> {
+        let mut has_search_path = false;
+        for program in files.programs(self) {
+            let path = &program.path;
+            let up = "/..".repeat(path.components().count().saturating_sub(1));
+            let ours = program
+                .needs_ours
+                .then(|| format!("$ORIGIN{up}/{LIBRARIES}"));
+            let Some(Content::OnDisk(file, _) | Content::Patched(file, ..)) = self.content_at(path)
+            else {
+                continue;
+            };
+            let file = file.clone();
+            let read = linkage::read(&file).map_err(Error::io("read", &file))?;
+            let Some(read) = read else { continue };
+            let patches = match ours {
+                Some(ours) => {
+                    let old = read.search.iter();
+                    let old = old.map(|(at, text)| self.replaced(path, *at, text));
+                    let old: Vec<String> = old.collect();
+                    // Absolute directories are this machine's: a node may have others there.
+                    let (own, others): (Vec<&str>, Vec<&str>) = old
+                        .iter()
+                        .flat_map(|text| text.split(':'))
+                        .filter(|part| !part.is_empty())
+                        .partition(|part| part.starts_with("$ORIGIN"));
+                    let parts: Vec<&str> = own
+                        .iter()
+                        .copied()
+                        .chain([ours.as_str()])
+                        .chain(others)
+                        .collect();
+                    let found = room::with_search_path(&file, &parts.join(":"));
+                    found.map_err(Error::io("read", &file))?.or_else(|| {
+                        let linked = own.iter().any(|part| self.link_into(path, part));
+                        linked.then(|| room::inherited(&read.runpaths))
+                    })
+                }
+                None => Some(room::inherited(&read.runpaths)),
+            };
+            let found = patches.is_some();
+            if let Some(patches) = patches {
+                self.patch(path, patches);
+            } else {
+                self.remarks.push(format!(
+                    "`{}` has no room for a search path to the libraries that come along: {}",
+                    path.display(),
+                    if program.is_interpreter {
+                        "on a node LD_LIBRARY_PATH leads to them, also for other programs that it starts"
+                    } else {
+                        "it will not find them"
+                    }
+                ));
+            }
+            if program.is_interpreter {
+                // A libpython that nothing but a variable leads to is found by none of its own.
+                has_search_path = found;
+            }
+        }
+        for (path, runpaths) in files.closed_libraries() {
+            self.patch(&path, room::inherited(&runpaths));
+        }
+        Ok(has_search_path)
+    }
+
+    /// Links to all that came along, in a directory of the tree that a program looks into already.
+    /// Whether it is one.
+    fn link_into(&mut self, program: &Path, part: &str) -> bool {
+        let mut directory = program.parent().unwrap_or(program).to_path_buf();
+        for name in part.trim_start_matches("$ORIGIN").split('/') {
+            match name {
+                "" | "." => {}
+                ".." if !directory.pop() => return false,
+                ".." => {}
+                name => directory.push(name),
+            }
+        }
+        if !self.has(&directory) || self.has_file(&directory) {
+            return false;
+        }
+        let names: Vec<PathBuf> = self
+            .found
+            .values()
+            .filter_map(|(entry, _)| {
+                let path = Path::new(OsStr::from_bytes(&entry.path));
+                path.strip_prefix(LIBRARIES).ok().map(Path::to_path_buf)
+            })
+            .filter(|name| name.components().count() == 1)
+            .collect();
+        let up = "../".repeat(directory.components().count());
+        for name in names {
+            let at = directory.join(&name);
+            if !self.has(&at) {
+                let target = Path::new(&up).join(LIBRARIES).join(&name);
+                let target = target.into_os_string().into_encoded_bytes();
+                self.put(&at, Kind::Symlink(target), 0o777, None);
+            }
+        }
+        true
+    }
+
+    /// A text of a file as it will be.
+    fn replaced(&self, path: &Path, at: u64, text: &str) -> String {
+        if let Some(Content::Patched(_, _, patches)) = self.content_at(path)
+            && let Some((_, bytes)) = patches.iter().find(|(place, _)| *place == at)
+        {
+            let end = bytes.iter().position(|&byte| byte == 0);
+            let bytes = &bytes[..end.unwrap_or(bytes.len())];
+            return String::from_utf8_lossy(bytes).into_owned();
+        }
+        text.to_owned()
+    }
+
+    fn patch(&mut self, path: &Path, new: Vec<(u64, Vec<u8>)>) {
+        if new.is_empty() {
+            return;
+        }
+        if let Some(content) = self.content_at_mut(path) {
+            *content = match content.clone() {
+                Content::OnDisk(file, stamp) => Content::Patched(file, stamp, new),
+                Content::Patched(file, stamp, mut patches) => {
+                    patches.extend(new);
+                    Content::Patched(file, stamp, patches)
+                }
+                made @ Content::Made(_) => made,
+            };
+        }
     }
 }

@@ -10,6 +10,7 @@ mod editable;
 mod editables;
 mod included;
 mod libraries;
+mod linked;
 mod roots;
 mod system;
 pub(crate) mod unchanged;
@@ -24,12 +25,13 @@ use self::collector::Collector;
 use self::system::is_system;
 use self::walk::Walk;
 use crate::archive::entry::{Entry, Kind, refusal};
+use crate::archive::manifest::Need;
 use crate::archive::place::RECORD;
 use crate::error::Error;
 use crate::relocate::{conda, content::Content};
 
 pub use self::included::Included;
-pub use self::libraries::library_path;
+pub use self::libraries::Taken;
 pub(crate) use self::roots::{homes, roots};
 
 /// A tree that is ready to be packed.
@@ -43,6 +45,12 @@ pub struct Source {
     pub python: String,
     /// What could not be taken along as it was, each in a sentence.
     pub remarks: Vec<String>,
+    /// Libraries of this machine that come along.
+    pub taken: Vec<Taken>,
+    /// Libraries that a node has to have, each with the first file that asks for it.
+    pub lacking: Vec<Need>,
+    /// Whether the interpreter finds its libraries by a search path of its own, before any other's.
+    pub has_search_path: bool,
 }
 
 impl Source {
@@ -119,7 +127,7 @@ pub fn collect(
     };
     collector.include(included, &site)?;
     collector.bundle_editables()?;
-    collector.add_libraries(&python)?;
+    let libraries = collector.add_libraries(&python, &site)?;
     let mut remarks = Vec::new();
     let named = conda::prefixes(
         &collector.old.base,
@@ -156,6 +164,9 @@ pub fn collect(
         contents,
         python,
         remarks: collector.remarks,
+        taken: libraries.taken,
+        lacking: libraries.lacking,
+        has_search_path: libraries.has_search_path,
     })
 }
 

@@ -25,6 +25,9 @@ pub fn fingerprint(walk: &Walk, interpreter: &Interpreter, how: &str) -> Digest 
     put(env!("CARGO_PKG_VERSION").as_bytes());
     put(how.as_bytes());
     put(interpreter.full_version.as_bytes());
+    // By which libraries are found.
+    let library_path = std::env::var_os("LD_LIBRARY_PATH").unwrap_or_default();
+    put(library_path.as_bytes());
     for found in walk.all() {
         put(found.path.as_os_str().as_bytes());
         put(&found.metadata.mode().to_le_bytes());

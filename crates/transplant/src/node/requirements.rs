@@ -1,21 +1,16 @@
 //! Whether this node can run what an archive holds: found out before anything is unpacked, and said in
 //! the terms of the archive's audit instead of the loader's.
-//!
-//! The runner is static and has no C library to ask, so the node's is read from its file: every glibc
-//! says its release in a sentence that it prints when it is run as a program.
 
-use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use nix::sys::statvfs::statvfs;
 
 use crate::archive::entry::Kind;
 use crate::archive::index::Archive;
 use crate::archive::manifest::Manifest;
-use crate::audit::is_older;
-
-/// Every glibc holds this before its release, `stable` or `development` before it.
-const BANNER: &[u8] = b" release version ";
+use crate::node::c_library::{CLibrary, c_library};
+use crate::node::{gpu, libraries};
+use crate::versions::is_older;
 
 /// Why this node cannot run it, each in a sentence with what to do about it; empty if it can.
 pub fn unmet(manifest: &Manifest) -> Vec<Unmet> {
@@ -29,8 +24,8 @@ pub fn unmet(manifest: &Manifest) -> Vec<Unmet> {
     }
     let audit = &manifest.audit;
     let mut unmet = Vec::new();
+    let found = c_library(Path::new("/"), audit.loader.as_deref());
     if let Some(need) = &audit.glibc {
-        let found = c_library(Path::new("/"), audit.loader.as_deref());
         let missing = match &found {
             CLibrary::Glibc(version, path) if is_older(version, &need.needs) => {
                 Some(format!("this node has {version} (`{}`)", path.display()))
@@ -59,6 +54,24 @@ pub fn unmet(manifest: &Manifest) -> Vec<Unmet> {
             ),
             hint: "send it to nodes with newer processors only: requirements, such as \
                    TARGET.Microarch >= \"x86_64-v3\"",
+        });
+    }
+    for reason in libraries::lacking(audit, found.release()) {
+        let hint = "send it to nodes with a newer system only (requirements), use a container image, or \
+                    install the library into the environment, as conda's libstdcxx-ng does";
+        unmet.push(Unmet { reason, hint });
+    }
+    if let Some(need) = &audit.gpu_driver
+        && let Some(driver) = gpu::driver(Path::new("/"))
+        && is_older(&driver, &need.needs)
+    {
+        unmet.push(Unmet {
+            reason: format!(
+                "`{}` needs NVIDIA's driver {} or later, and this node has {driver}",
+                need.file, need.needs
+            ),
+            hint: "send it to nodes with newer drivers only: requirements, such as \
+                   `require_gpus = DriverVersion >= 12.0`; or install packages for an older CUDA",
         });
     }
     unmet
@@ -121,67 +134,6 @@ pub(crate) fn room(archive: &Archive, block: u64) -> u64 {
         .sum()
 }
 
-#[derive(Debug, PartialEq, Eq)]
-enum CLibrary {
-    Glibc(String, PathBuf),
-    Musl(PathBuf),
-    None,
-    /// There is one, which does not say what it is: better tried than refused.
-    Unknown,
-}
-
-fn c_library(root: &Path, loader: Option<&str>) -> CLibrary {
-    let below = |path: &str| root.join(path.trim_start_matches('/'));
-    let triplet = format!("{}-linux-gnu", std::env::consts::ARCH);
-    let loader = loader.map(below);
-    // Beside the loader first: that is the one that will be loaded.
-    let beside = loader
-        .as_deref()
-        .and_then(|loader| Some(loader.canonicalize().ok()?.parent()?.to_path_buf()));
-    let places = [
-        format!("/lib/{triplet}"),
-        format!("/usr/lib/{triplet}"),
-        "/lib64".to_owned(),
-        "/usr/lib64".to_owned(),
-        "/lib".to_owned(),
-        "/usr/lib".to_owned(),
-    ];
-    let directories: Vec<PathBuf> = beside
-        .into_iter()
-        .chain(places.iter().map(|place| below(place)))
-        .collect();
-    for directory in &directories {
-        let path = directory.join("libc.so.6");
-        if let Ok(bytes) = fs::read(&path) {
-            return release(&bytes)
-                .map_or(CLibrary::Unknown, |version| CLibrary::Glibc(version, path));
-        }
-    }
-    let musl = directories
-        .iter()
-        .filter_map(|directory| fs::read_dir(directory).ok())
-        .flatten()
-        .filter_map(Result::ok)
-        .find(|entry| entry.file_name().to_string_lossy().starts_with("ld-musl-"));
-    match musl {
-        Some(entry) => CLibrary::Musl(entry.path()),
-        None if loader.is_some_and(|loader| loader.exists()) => CLibrary::Unknown,
-        None => CLibrary::None,
-    }
-}
-
-fn release(library: &[u8]) -> Option<String> {
-    let at = library
-        .windows(BANNER.len())
-        .position(|window| window == BANNER)?;
-    let rest = &library[at + BANNER.len()..];
-    let end = rest
-        .iter()
-        .position(|byte| !byte.is_ascii_digit() && *byte != b'.')?;
-    let version = std::str::from_utf8(&rest[..end]).ok()?;
-    Some(version.trim_end_matches('.').to_owned())
-}
-
 /// Levels as the psABI defines them: <https://gitlab.com/x86-psABIs/x86-64-ABI>
 #[cfg(target_arch = "x86_64")]
 fn x86_64_level() -> u8 {
@@ -197,43 +149,4 @@ fn x86_64_level() -> u8 {
 #[cfg(not(target_arch = "x86_64"))]
 fn x86_64_level() -> u8 {
     u8::MAX
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn reads_the_release_of_a_c_library() {
-        let text = b"x\0GNU C Library (Debian GLIBC 2.36-9) stable release version 2.36.\nCopy";
-        assert_eq!(release(text).as_deref(), Some("2.36"));
-        assert_eq!(release(b"GNU C Library"), None);
-    }
-
-    #[test]
-    fn every_kind_of_node_is_told_from_the_others() {
-        assert!(
-            matches!(c_library(Path::new("/"), None), CLibrary::Glibc(version, _) if version.starts_with("2."))
-        );
-        let root = tempfile::tempdir().unwrap();
-        let root = root.path();
-        let loader = Some("/lib64/ld-linux-x86-64.so.2");
-        assert_eq!(c_library(root, loader), CLibrary::None);
-        fs::create_dir(root.join("lib")).unwrap();
-        let musl = root.join("lib/ld-musl-x86_64.so.1");
-        fs::write(&musl, "").unwrap();
-        assert_eq!(c_library(root, loader), CLibrary::Musl(musl));
-        // A loader and nothing that could be read beside it.
-        fs::create_dir(root.join("lib64")).unwrap();
-        fs::remove_file(root.join("lib/ld-musl-x86_64.so.1")).unwrap();
-        fs::write(root.join("lib64/ld-linux-x86-64.so.2"), "").unwrap();
-        assert_eq!(c_library(root, loader), CLibrary::Unknown);
-        let old = root.join("lib64/libc.so.6");
-        fs::write(&old, "GNU C Library stable release version 2.17, by").unwrap();
-        let found = c_library(root, loader);
-        assert!(
-            matches!(&found, CLibrary::Glibc(version, _) if version == "2.17"),
-            "{found:?}"
-        );
-    }
 }

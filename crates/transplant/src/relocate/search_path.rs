@@ -20,6 +20,10 @@ pub(crate) struct Linked {
     pub(crate) needed: Vec<String>,
     /// Where it looks for them first, as it was.
     pub(crate) search: Vec<PathBuf>,
+    /// Where the tags of search paths stand that what it loads does not inherit.
+    pub(crate) runpaths: Vec<u64>,
+    /// Whether it is started by itself.
+    pub(crate) is_program: bool,
 }
 
 /// `path` is where the file will lie below the new root, and `inside` says where a directory will.
@@ -33,6 +37,8 @@ pub(crate) fn read(
     let linkage = linkage.unwrap_or_default();
     let mut linked = Linked {
         needed: linkage.needed,
+        runpaths: linkage.runpaths,
+        is_program: linkage.loader.is_some(),
         ..Linked::default()
     };
     for (place, old) in linkage.search {

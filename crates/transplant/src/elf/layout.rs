@@ -1,0 +1,157 @@
+//! Where everything is in an ELF file: its program headers and its dynamic section, which are all that
+//! the loader goes by. <https://refspecs.linuxfoundation.org/elf/gabi4+/ch5.dynamic.html>
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt as _;
+use std::path::Path;
+
+use goblin::elf::dynamic::DT_NULL;
+use goblin::elf::header::{EM_AARCH64, EM_X86_64};
+use goblin::elf::program_header::{PT_DYNAMIC, PT_LOAD};
+
+/// No table of ours is longer; what claims more is no file that runs.
+const LARGEST_TABLE: u64 = 64 << 20;
+
+/// Of a file whose header and tables can be asked for.
+pub(crate) fn with_tables<T>(
+    path: &Path,
+    of: impl FnOnce(&[u8; 64], Read<'_>) -> Option<T>,
+) -> io::Result<Option<T>> {
+    let file = File::open(path)?;
+    let mut header = [0; 64];
+    match file.read_exact_at(&mut header, 0) {
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(None),
+        other => other?,
+    }
+    let size = file.metadata()?.len();
+    Ok(of(&header, &|offset, length| {
+        if length > LARGEST_TABLE || offset.checked_add(length)? > size {
+            return None;
+        }
+        let mut bytes = vec![0; usize::try_from(length).ok()?];
+        file.read_exact_at(&mut bytes, offset).ok()?;
+        Some(bytes)
+    }))
+}
+
+/// A line of the program headers.
+pub(crate) struct Segment {
+    /// Where that line stands in the file.
+    pub(crate) header_at: u64,
+    pub(crate) kind: u32,
+    pub(crate) offset: u64,
+    pub(crate) address: u64,
+    /// In the file.
+    pub(crate) length: u64,
+    /// In memory.
+    pub(crate) size: u64,
+    pub(crate) alignment: u64,
+}
+
+/// A line of the dynamic section.
+pub(crate) struct Dynamic {
+    /// Where it stands in the file.
+    pub(crate) at: u64,
+    pub(crate) tag: u64,
+    pub(crate) value: u64,
+}
+
+/// What the loader goes by: where everything is, in the file and in memory.
+pub(crate) struct Layout {
+    pub(crate) segments: Vec<Segment>,
+    /// With the empty lines at its end.
+    pub(crate) dynamic: Vec<Dynamic>,
+}
+
+/// The bytes at a place of the file, if it is as long as that.
+pub(crate) type Read<'a> = &'a dyn Fn(u64, u64) -> Option<Vec<u8>>;
+
+impl Layout {
+    /// Nothing for what is no 64-bit file of this machine's kind.
+    pub(crate) fn of(header: &[u8; 64], read: Read<'_>) -> Option<Self> {
+        let machine = if cfg!(target_arch = "aarch64") {
+            EM_AARCH64
+        } else {
+            EM_X86_64
+        };
+        // 64 bits, little endian.
+        if header[..6] != *b"\x7fELF\x02\x01" || half(header, 18)? != machine {
+            return None;
+        }
+        let (at, size, count) = (
+            long(header, 32)?,
+            u64::from(half(header, 54)?),
+            u64::from(half(header, 56)?),
+        );
+        let table = read(at, size.checked_mul(count)?)?;
+        let segments: Vec<Segment> = table
+            .chunks_exact(usize::try_from(size.max(1)).ok()?)
+            .zip(0..)
+            .map(|(entry, index)| {
+                Some(Segment {
+                    header_at: at.checked_add(size * index)?,
+                    kind: word(entry, 0)?,
+                    offset: long(entry, 8)?,
+                    address: long(entry, 16)?,
+                    length: long(entry, 32)?,
+                    size: long(entry, 40)?,
+                    alignment: long(entry, 48)?,
+                })
+            })
+            .collect::<Option<_>>()?;
+        let mut dynamic = Vec::new();
+        if let Some(segment) = segments.iter().find(|each| each.kind == PT_DYNAMIC) {
+            let lines = read(segment.offset, segment.length)?;
+            dynamic.extend(
+                lines
+                    .chunks_exact(16)
+                    .zip(0..)
+                    .filter_map(|(entry, index)| {
+                        Some(Dynamic {
+                            at: segment.offset.checked_add(16 * index)?,
+                            tag: long(entry, 0)?,
+                            value: long(entry, 8)?,
+                        })
+                    }),
+            );
+        }
+        Some(Self { segments, dynamic })
+    }
+
+    /// The lines that count.
+    pub(crate) fn entries(&self) -> impl Iterator<Item = &Dynamic> {
+        self.dynamic.iter().take_while(|each| each.tag != DT_NULL)
+    }
+
+    pub(crate) fn value(&self, wanted: u64) -> Option<u64> {
+        let mut entries = self.entries();
+        entries
+            .find(|each| each.tag == wanted)
+            .map(|each| each.value)
+    }
+
+    /// The segment that an address of the memory lies in, and how far into it.
+    pub(crate) fn within(&self, address: u64) -> Option<(&Segment, u64)> {
+        let segment = self.segments.iter().find(|each| {
+            each.kind == PT_LOAD
+                && (each.address..each.address.saturating_add(each.length)).contains(&address)
+        })?;
+        Some((segment, address - segment.address))
+    }
+}
+
+pub(super) fn half(bytes: &[u8], at: usize) -> Option<u16> {
+    let bytes = bytes.get(at..at.checked_add(2)?)?;
+    Some(u16::from_le_bytes(bytes.try_into().ok()?))
+}
+
+pub(super) fn word(bytes: &[u8], at: usize) -> Option<u32> {
+    let bytes = bytes.get(at..at.checked_add(4)?)?;
+    Some(u32::from_le_bytes(bytes.try_into().ok()?))
+}
+
+fn long(bytes: &[u8], at: usize) -> Option<u64> {
+    let bytes = bytes.get(at..at.checked_add(8)?)?;
+    Some(u64::from_le_bytes(bytes.try_into().ok()?))
+}
