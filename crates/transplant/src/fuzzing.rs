@@ -156,8 +156,13 @@ pub fn elf(path: &Path, bytes: &[u8]) {
     fs::write(path, bytes).unwrap();
     let below = |named: &Path| named.strip_prefix("/opt").ok().map(Path::to_path_buf);
     if let Ok(linked) = crate::relocate::search_path::read(path, Path::new("lib/x.so"), &below) {
-        for (at, patch) in linked.patches {
-            assert!(at.checked_add(patch.len() as u64).is_some());
+        for edit in linked.edits {
+            if let crate::relocate::edits::Edit::SearchPath {
+                room, directories, ..
+            } = edit
+            {
+                assert!(directories.len() <= room);
+            }
         }
     }
     let _ = crate::elf::linkage::read(path);

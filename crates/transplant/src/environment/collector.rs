@@ -70,11 +70,6 @@ impl<'a> Collector<'a> {
         found.is_some_and(|(entry, _)| entry.kind != Kind::Directory)
     }
 
-    /// Of a file.
-    pub(super) fn content_at(&self, path: &Path) -> Option<&Content> {
-        self.found.get(&key(path))?.1.as_ref()
-    }
-
     /// The directories above a path.
     pub(super) fn add_parents(&mut self, path: &Path) {
         let parents: Vec<&Path> = path
@@ -155,10 +150,7 @@ impl<'a> Collector<'a> {
             let Some(content) = mended.content else {
                 return Ok(());
             };
-            let size = match &content {
-                Content::Made(bytes) => bytes.len() as u64,
-                Content::OnDisk(..) | Content::Patched(..) => metadata.len(),
-            };
+            let size = content.size();
             // What its owner may do everybody may, but write: another user may run it.
             let mode = if mode & 0o100 == 0 { 0o644 } else { 0o755 };
             self.put(path, Kind::File(size), mode, Some(content));

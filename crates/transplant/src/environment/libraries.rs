@@ -68,7 +68,7 @@ impl Collector<'_> {
                     let is_found = linked.search.iter().any(|directory| {
                         self.old.inside(directory).is_some() && directory.join(library).exists()
                     });
-                    if is_python && !is_found {
+                    if (is_python || linked.is_cut) && !is_found {
                         let link = Path::new("../..").join(place);
                         self.add_parents(&Path::new(LIBRARIES).join(library));
                         self.put(

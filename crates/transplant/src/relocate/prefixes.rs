@@ -1,25 +1,23 @@
-//! Files that name the place of the environment, and are made to name another one.
+//! Makes a tree that was unpacked name the place where it lies.
 //!
-//! A conda prefix has them: its libraries find their data by a path that is compiled in. The tree
-//! holds a list of them, so whoever has unpacked it can change them, and whoever mounts it can show
-//! them changed.
+//! Its list of edits says what to change; nothing in it is trusted. The first lists, which named
+//! files of text without offsets, are made into ones of today by reading the files.
 
 use std::collections::HashSet;
 use std::fs;
-use std::io::{ErrorKind, Read as _};
+use std::io::{ErrorKind, Read as _, Seek as _, SeekFrom};
 use std::os::unix::fs::{FileExt as _, PermissionsExt as _};
 use std::path::{Component, Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
 
-use crate::archive::place::{MTIME, RECORD};
+use super::edits::{Edit, Edits, Field, LARGEST_TEXT, Unfit};
+use super::naming::{BEFORE, namings};
+use crate::archive::place::{EDITS, MTIME, RECORD};
 use crate::error::Error;
 
-/// Of text, before and after; and of the list. What is longer is none that anybody installed.
-const LARGEST_TEXT: u64 = 64 << 20;
-
-/// What names the old prefix.
+/// The first list: what names the old prefix.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Prefixes {
     /// The old prefix.
@@ -30,139 +28,202 @@ pub struct Prefixes {
     pub binary: Vec<Field>,
 }
 
-/// A string in a binary, with NUL up to its end.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Field {
-    /// The file, below the root.
-    pub path: String,
-    /// Where in the file.
-    pub offset: u64,
-    /// Bytes, without the NUL that ends the longest string.
-    pub length: u64,
-    /// What is between one naming of the prefix and the next.
-    pub pieces: Vec<String>,
+/// A tree that was just unpacked, and the list that it is edited by.
+struct Unpacked {
+    root: PathBuf,
+    list: PathBuf,
 }
 
-impl Field {
-    /// The bytes to put there for another prefix, or nothing if there is no room for it.
-    pub fn bytes(&self, prefix: &str) -> Option<Vec<u8>> {
-        let length = usize::try_from(self.length).ok()?;
-        let gaps = self.pieces.len().saturating_sub(1);
-        let named = self.pieces.iter().map(String::len).sum::<usize>() + gaps * prefix.len();
-        (named <= length).then(|| {
-            let mut bytes = self.pieces.join(prefix).into_bytes();
-            bytes.resize(length, 0);
-            bytes
-        })
+impl Unpacked {
+    fn refused(&self, reason: String) -> Error {
+        let path = self.list.clone();
+        Error::Hostile { path, reason }
     }
+
+    /// A file of the tree; nothing outside, and none through a link.
+    fn file(&self, path: &str) -> Result<PathBuf, Error> {
+        let is_plain = Path::new(path)
+            .components()
+            .all(|part| matches!(part, Component::Normal(_)));
+        let place = self.root.join(path);
+        let parent = place.parent().unwrap_or(&place);
+        let is_here = parent
+            .canonicalize()
+            .is_ok_and(|parent| parent.starts_with(&self.root));
+        let is_file = fs::symlink_metadata(&place).is_ok_and(|metadata| metadata.is_file());
+        if is_plain && is_here && is_file {
+            Ok(place)
+        } else {
+            Err(self.refused(format!(
+                "it names `{path}`, which is no file of the archive"
+            )))
+        }
+    }
+
+    /// The list of today that says what a first list says; and what it cannot say, in sentences.
+    fn first(&self, list: Prefixes) -> Result<(Edits, Vec<String>), Error> {
+        let Prefixes { old, text, binary } = list;
+        if !old.starts_with('/') || old.len() < 2 {
+            return Err(self.refused(format!("`{old}` is no prefix")));
+        }
+        let mut left = Vec::new();
+        let mut edits = Edits {
+            old: old.clone(),
+            ..Edits::default()
+        };
+        let mut seen = HashSet::new();
+        for path in text {
+            let file = self.file(&path)?;
+            if !seen.insert(file.clone()) {
+                return Err(self.refused(format!("it names `{path}` twice")));
+            }
+            let bytes = read(&file).map_err(Error::io("read", &file))?;
+            if bytes.len() as u64 > LARGEST_TEXT || std::str::from_utf8(&bytes).is_err() {
+                left.push(format!("`{path}` still names `{old}`: it is no text"));
+                continue;
+            }
+            let found = namings(&bytes, old.as_bytes()).into_iter();
+            let edit = |at| Edit::Text {
+                at: at as u64,
+                length: old.len() as u64,
+            };
+            edits.files.insert(path, found.map(edit).collect());
+        }
+        for field in binary {
+            let file = self.file(&field.path)?;
+            let Some(field) = renamed(&file, &old, field).map_err(Error::io("read", &file))? else {
+                continue;
+            };
+            let path = field.path.clone();
+            let field = Edit::Field(field);
+            let others = edits.files.entry(path).or_default();
+            // Two packages that have the same file name it twice.
+            if !others.contains(&field) {
+                others.push(field);
+            }
+        }
+        Ok((edits, left))
+    }
+}
+
+/// Of a first list, which knew no boundary of names: another naming of the prefix alone counts.
+fn renamed(file: &Path, old: &str, field: Field) -> std::io::Result<Option<Field>> {
+    let length = field.pieces.iter().map(String::len).sum::<usize>()
+        + field.pieces.len().saturating_sub(1) * old.len();
+    let end = field.offset.checked_add(field.length);
+    let is_there = end.is_some_and(|end| fs::metadata(file).is_ok_and(|file| end <= file.len()));
+    // Else it is refused for that.
+    if length as u64 > field.length || !is_there {
+        return Ok(Some(field));
+    }
+    let text = field.pieces.join(old);
+    let begin = field.offset.saturating_sub(BEFORE as u64);
+    let mut bytes = Vec::new();
+    let mut opened = fs::File::open(file)?;
+    opened.seek(SeekFrom::Start(begin))?;
+    opened.take(field.offset - begin).read_to_end(&mut bytes)?;
+    let before = bytes.len();
+    bytes.extend_from_slice(text.as_bytes());
+    let found = namings(&bytes, old.as_bytes());
+    let mut pieces = Vec::new();
+    let mut from = 0;
+    for at in found.into_iter().filter_map(|at| at.checked_sub(before)) {
+        let piece = text.get(from..at).unwrap_or_default();
+        pieces.push(piece.to_owned());
+        from = at + old.len();
+    }
+    pieces.push(text.get(from..).unwrap_or_default().to_owned());
+    Ok((pieces.len() > 1).then_some(Field { pieces, ..field }))
 }
 
 /// Makes the tree in `root` name the place `new`, where it lies or will lie; the sentences say what
 /// could not be changed. The list is not to be trusted: nothing outside of `root` is touched, and no
 /// file through a link.
 pub fn apply(root: &Path, new: &Path) -> Result<Vec<String>, Error> {
-    let record = root.join(RECORD);
-    let read = |path: &Path| -> std::io::Result<Vec<u8>> {
-        let mut bytes = Vec::new();
-        let file = fs::File::open(path)?;
-        file.take(LARGEST_TEXT + 1).read_to_end(&mut bytes)?;
-        Ok(bytes)
-    };
-    let bytes = match read(&record) {
-        Ok(bytes) => bytes,
-        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
-            return Ok(Vec::new());
+    let list_at = |path: &str| -> Result<Option<(PathBuf, Vec<u8>)>, Error> {
+        let path = root.join(path);
+        match read(&path) {
+            Ok(bytes) => Ok(Some((path, bytes))),
+            Err(error)
+                if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) =>
+            {
+                Ok(None)
+            }
+            Err(error) => Err(Error::io("read", &path)(error)),
         }
-        Err(error) => return Err(Error::io("read", &record)(error)),
     };
-    let refused = |reason: String| Error::Hostile {
-        path: record.clone(),
-        reason,
+    let (found, is_first) = match list_at(EDITS)? {
+        Some(found) => (Some(found), false),
+        None => (list_at(RECORD)?, true),
     };
-    let prefixes: Prefixes =
-        serde_json::from_slice(&bytes).map_err(|error| refused(error.to_string()))?;
-    if !prefixes.old.starts_with('/') || prefixes.old.len() < 2 {
-        return Err(refused(format!("`{}` is no prefix", prefixes.old)));
-    }
-    let real = root.canonicalize().map_err(Error::io("find", root))?;
+    let Some((list, bytes)) = found else {
+        return Ok(Vec::new());
+    };
+    let tree = Unpacked {
+        root: root.canonicalize().map_err(Error::io("find", root))?,
+        list,
+    };
     let Some(new) = new.to_str() else {
         return Ok(vec![format!(
             "files that name their place are left as they are: `{}` is no text",
             new.display()
         )]);
     };
-    let place = |path: &str| -> Result<PathBuf, Error> {
-        let is_plain = Path::new(path)
-            .components()
-            .all(|part| matches!(part, Component::Normal(_)));
-        let place = real.join(path);
-        let parent = place.parent().unwrap_or(&place);
-        let is_here = parent
-            .canonicalize()
-            .is_ok_and(|parent| parent.starts_with(&real));
-        let is_file = fs::symlink_metadata(&place).is_ok_and(|metadata| metadata.is_file());
-        if is_plain && is_here && is_file {
-            Ok(place)
-        } else {
-            Err(refused(format!(
-                "it names `{path}`, which is no file of the archive"
-            )))
-        }
+    let (edits, mut left) = if is_first {
+        let list = serde_json::from_slice(&bytes).map_err(|error| tree.refused(error.to_string()));
+        tree.first(list?)?
+    } else {
+        let edits = Edits::decode(&bytes).map_err(|reason| tree.refused(reason))?;
+        (edits, Vec::new())
     };
-    let mut left = Vec::new();
-    for field in &prefixes.binary {
-        let file = place(&field.path)?;
-        let end = field.offset.checked_add(field.length);
+    for path in edits.files.keys() {
+        let file = tree.file(path)?;
         let size = fs::metadata(&file).map_err(Error::io("read", &file))?.len();
-        if end.is_none_or(|end| end > size) {
-            return Err(refused(format!(
-                "it names bytes behind the end of `{}`",
-                field.path
-            )));
-        }
-        let Some(bytes) = field.bytes(new) else {
-            left.push(format!(
-                "`{}` still names `{}`: there is no room for `{new}`",
-                field.path, prefixes.old
-            ));
-            continue;
-        };
-        change(&file, |opened| opened.write_all_at(&bytes, field.offset))?;
-    }
-    let mut changed = HashSet::new();
-    for path in &prefixes.text {
-        let file = place(path)?;
-        // Else a name of itself in the new prefix would grow with each time.
-        if !changed.insert(file.clone()) {
-            return Err(refused(format!("it names `{path}` twice")));
-        }
-        let bytes = read(&file).map_err(Error::io("read", &file))?;
-        let text = match String::from_utf8(bytes) {
-            Ok(text) if text.len() as u64 <= LARGEST_TEXT => text,
-            _ => {
-                left.push(format!(
-                    "`{path}` still names `{}`: it is no text",
-                    prefixes.old
-                ));
-                continue;
-            }
-        };
-        let more = new.len().saturating_sub(prefixes.old.len());
-        if (text.len() + text.matches(&prefixes.old).count() * more) as u64 > LARGEST_TEXT {
-            return Err(refused(format!("`{path}` would become too long")));
-        }
-        let text = text.replace(&prefixes.old, new);
-        change(&file, |opened| {
-            opened.set_len(text.len() as u64)?;
-            opened.write_all_at(text.as_bytes(), 0)
+        let (spliced, remark) = edits.spliced(path, new, size).map_err(|unfit| {
+            tree.refused(match unfit {
+                Unfit::Apart => format!("it names bytes behind the end of `{path}`, or twice"),
+                Unfit::TooLong => format!("`{path}` would become too long"),
+            })
         })?;
+        left.extend(remark);
+        let mut mtime = MTIME;
+        if is_first && Path::new(path).extension().is_some_and(|end| end == "py") {
+            // The archive may hold its bytecode, which names the old place and is of this very time.
+            mtime += 1;
+        }
+        if spliced.is_in_place() && spliced.splices().is_empty() && mtime == MTIME {
+            continue;
+        }
+        if spliced.is_in_place() {
+            change(&file, mtime, |opened| {
+                let mut splices = spliced.splices().iter();
+                splices.try_for_each(|splice| opened.write_all_at(&splice.bytes, splice.at))
+            })?;
+        } else {
+            let text = spliced.whole(&read(&file).map_err(Error::io("read", &file))?);
+            change(&file, mtime, |opened| {
+                opened.set_len(text.len() as u64)?;
+                opened.write_all_at(&text, 0)
+            })?;
+        }
     }
     Ok(left)
 }
 
+fn read(path: &Path) -> std::io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    let file = fs::File::open(path)?;
+    file.take(LARGEST_TEXT + 1).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
 /// Changes a file, and nothing else about it.
-fn change(file: &Path, write: impl FnOnce(&fs::File) -> std::io::Result<()>) -> Result<(), Error> {
-    let mtime = SystemTime::UNIX_EPOCH + Duration::from_secs(u64::try_from(MTIME).unwrap_or(0));
+fn change(
+    file: &Path,
+    mtime: i64,
+    write: impl FnOnce(&fs::File) -> std::io::Result<()>,
+) -> Result<(), Error> {
+    let mtime = SystemTime::UNIX_EPOCH + Duration::from_secs(u64::try_from(mtime).unwrap_or(0));
     let changed = || -> std::io::Result<()> {
         let mode = fs::metadata(file)?.permissions().mode();
         if mode & 0o200 == 0 {
@@ -206,7 +267,7 @@ mod tests {
         };
         let root = tree(&prefixes);
         fs::write(root.path().join("a"), [1; 300]).expect("written");
-        fs::write(root.path().join("b"), b"1/o/x\0").expect("written");
+        fs::write(root.path().join("b"), b"\0/o/x\0").expect("written");
         let real = root.path().canonicalize().expect("there");
         let left = apply(root.path(), &real).expect("applied");
         assert_eq!(left.len(), 1, "{left:?}");
@@ -215,7 +276,7 @@ mod tests {
         let string = format!("{}/x\0", real.display());
         assert!(bytes[1..].starts_with(string.as_bytes()));
         assert_eq!((bytes[0], bytes[200], bytes[201]), (1, 0, 1));
-        assert_eq!(fs::read(root.path().join("b")).expect("read"), b"1/o/x\0");
+        assert_eq!(fs::read(root.path().join("b")).expect("read"), b"\0/o/x\0");
     }
 
     #[test]
