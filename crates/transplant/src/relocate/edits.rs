@@ -13,7 +13,7 @@ use super::splice::{Splice, Spliced};
 use crate::archive::place::MTIME;
 
 /// Of text, before and after; and of the list. What is longer is none that anybody installed.
-pub(super) const LARGEST_TEXT: u64 = 64 << 20;
+pub(crate) const LARGEST_TEXT: u64 = 64 << 20;
 /// Of the list; the first one named no offsets, and is read by [`super::prefixes`].
 const VERSION: u32 = 2;
 
