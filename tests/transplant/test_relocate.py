@@ -212,7 +212,10 @@ class Venv:
         site = f"lib/python{MAIN.minor}/site-packages"
         self.write(f"{site}/inner/inside.py", "x = 1\n")
         self.write(f"{site}/x-nspkg.pth", f"import sys; sys.path.append({str(self.old / site / 'inner')!r})\n")
-        archive = build_whole(python, root / "store")
+        unnamed = os.fsencode(self.old) + b"/share/caf\xe9.txt"
+        with open(unnamed, "w") as file:
+            file.write(f"{self.old}\n")
+        archive, self.remarks = build_whole(python, root / "store")
         shutil.move(self.old, root / "away")
         shutil.move(root / "base", root / "away-base")
         self.new = unpack(archive, root / "a new place")
@@ -228,15 +231,16 @@ class Venv:
         return done.stdout + done.stderr
 
 
-def build_whole(python: Path, store: Path, *options: str) -> Path:
+def build_whole(python: Path, store: Path) -> tuple[Path, str]:
+    """The archive of a Python, and what was said of it."""
     done = subprocess.run(
-        [binary(), "transplant", "build", "--python", python, "--dir", store, *options],
+        [binary(), "transplant", "build", "--python", python, "--dir", store],
         env={"PATH": os.defpath, "XDG_CACHE_HOME": str(store / "cache")},
         capture_output=True,
         text=True,
     )
     assert done.returncode == 0, done.stderr
-    return Path(done.stdout.strip())
+    return Path(done.stdout.strip()), done.stderr
 
 
 @pytest.fixture(scope="module")
@@ -269,6 +273,11 @@ def test_texts_name_the_new_place(venv: Venv) -> None:
     assert done.stdout == f"{site}/inner/inside.py\n", done.stderr
 
 
+def test_what_cannot_be_edited_is_said(venv: Venv) -> None:
+    assert "caf\N{REPLACEMENT CHARACTER}.txt` will still name `" in venv.remarks
+    assert "its own name is no text" in venv.remarks
+
+
 LIBRARY = "int answer(void) { return 42; }\n"
 EXTENSION = """
 #include <Python.h>
@@ -295,7 +304,7 @@ def test_a_search_path_without_room_is_no_reason_to_refuse(tmp_path: Path) -> No
         subprocess.run([*shared, prefix / "lib" / "libanswer.so", tmp_path / "answer.c"], check=True)
         words = [site / "short.so", tmp_path / "short.c", f"-I{include}", f"-L{prefix}/lib", "-lanswer"]
         subprocess.run([*shared, *words, f"-Wl,-rpath,{prefix}/lib"], check=True)
-        archive = build_whole(python, tmp_path / "store")
+        archive, _ = build_whole(python, tmp_path / "store")
     finally:
         shutil.rmtree(prefix)
     root = unpack(archive, tmp_path / "moved")

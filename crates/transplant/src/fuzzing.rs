@@ -9,6 +9,7 @@ use walkdir::WalkDir;
 
 use crate::archive::entry::refusal;
 use crate::archive::index::{Frame, Place, encode, wrap};
+use crate::archive::place::EDITS;
 use crate::{Archive, Entry, Kind, Prefixes, RECORD, apply, unpack, verify};
 
 /// An archive with this index, as it is before it is packed, behind so many bytes of frames.
@@ -139,6 +140,10 @@ pub fn prefixes(directory: &Path, list: &[u8], content: &[u8], new: &str) {
     ] {
         std::os::unix::fs::symlink(target, root.join(name)).ok();
     }
+    let _ = apply(&root, Path::new(new));
+    // The same as a list of today.
+    fs::create_dir_all(root.join("lib")).unwrap();
+    fs::write(root.join(EDITS), list).unwrap();
     let _ = apply(&root, Path::new(new));
     assert_eq!(fs::read(&outside).unwrap(), b"mine");
     for each in WalkDir::new(&root).into_iter().flatten() {

@@ -14,7 +14,7 @@ use crate::archive::place::MTIME;
 
 /// Of text, before and after; and of the list. What is longer is none that anybody installed.
 pub(crate) const LARGEST_TEXT: u64 = 64 << 20;
-/// Of the list; the first one named no offsets, and is read by [`super::prefixes`].
+/// Of the list; the first one named no offsets, and is read by [`super::first_list`].
 const VERSION: u32 = 2;
 
 /// One change to a file.

@@ -93,7 +93,15 @@ pub(crate) fn read(
             };
             nothing.clone_into(&mut new);
         }
-        if new != old {
+        // Some linkers have RPATH and RUNPATH name the same bytes.
+        let end = at + old.len() as u64;
+        let is_edited = linked.edits.iter().any(|edit| match edit {
+            Edit::SearchPath {
+                at: other, room, ..
+            } => at < other + *room as u64 && *other < end,
+            _ => false,
+        });
+        if new != old && !is_edited {
             linked.edits.push(Edit::SearchPath {
                 at,
                 room: old.len(),

@@ -40,15 +40,13 @@ pub(crate) fn edits<'a>(
         .collect();
     let named = named.to_string_lossy();
     let found = parallel::map(&candidates, |&(path, content, listed)| {
-        let Ok(path) = std::str::from_utf8(path) else {
-            return Ok(Vec::new());
-        };
         let bytes = content.whole()?;
         Ok::<_, Error>(match listed.map(|changed| changed.binary) {
-            Some(Some(placeholder)) => conda::fields(path, &bytes, &named, placeholder)
-                .into_iter()
-                .map(Edit::Field)
-                .collect(),
+            Some(Some(placeholder)) => {
+                let path = String::from_utf8_lossy(path);
+                let fields = conda::fields(&path, &bytes, &named, placeholder);
+                fields.into_iter().map(Edit::Field).collect()
+            }
             None if bytes.contains(&0) => Vec::new(),
             _ => texts(old, &bytes),
         })
@@ -58,16 +56,19 @@ pub(crate) fn edits<'a>(
         ..Edits::default()
     };
     for ((path, content, _), found) in candidates.into_iter().zip(found) {
-        let (path, found) = (String::from_utf8_lossy(path), found?);
-        if found.iter().any(|edit| matches!(edit, Edit::Text { .. }))
-            && content.size() > LARGEST_TEXT
-        {
-            remarks.push(format!(
-                "`{path}` is too long to be changed: it still names `{named}`"
-            ));
-        } else if !found.is_empty() {
-            edits.files.insert(path.into_owned(), found);
-        }
+        let found = found?;
+        let is_text = found.iter().any(|edit| matches!(edit, Edit::Text { .. }));
+        let why = match std::str::from_utf8(path) {
+            _ if found.is_empty() => continue,
+            Err(_) => "its own name is no text",
+            Ok(_) if is_text && content.size() > LARGEST_TEXT => "it is too long",
+            Ok(path) => {
+                edits.files.insert(path.to_owned(), found);
+                continue;
+            }
+        };
+        let path = String::from_utf8_lossy(path);
+        remarks.push(format!("`{path}` will still name `{named}`: {why}"));
     }
     Ok((!edits.files.is_empty()).then_some(edits))
 }
