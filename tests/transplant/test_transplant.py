@@ -213,6 +213,11 @@ def test_plain_tar_reads_it(build: Build, command: Callable[..., object], tmp_pa
     (tmp_path / "tar").mkdir()
     subprocess.run(["tar", "--zstd", "-xf", archive, "-C", tmp_path / "tar"], check=True)
     command("unpack", archive, tmp_path / "ours")
+    # What names its place is edited by whoever knows how.
+    edits = json.loads((tmp_path / "tar" / "lib" / "htmap-exec-edits.json").read_text())
+    for text in edits["text"]:
+        for tree in ("tar", "ours"):
+            (tmp_path / tree / text["path"]).unlink()
     done = subprocess.run(["diff", "-r", "--no-dereference", tmp_path / "tar", tmp_path / "ours"], capture_output=True)
     assert done.returncode == 0, done.stdout
 

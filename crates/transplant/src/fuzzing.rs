@@ -9,6 +9,7 @@ use walkdir::WalkDir;
 
 use crate::archive::entry::refusal;
 use crate::archive::index::{Frame, Place, encode, wrap};
+use crate::archive::place::EDITS;
 use crate::{Archive, Entry, Kind, Prefixes, RECORD, apply, unpack, verify};
 
 /// An archive with this index, as it is before it is packed, behind so many bytes of frames.
@@ -140,6 +141,10 @@ pub fn prefixes(directory: &Path, list: &[u8], content: &[u8], new: &str) {
         std::os::unix::fs::symlink(target, root.join(name)).ok();
     }
     let _ = apply(&root, Path::new(new));
+    // The same as a list of today.
+    fs::create_dir_all(root.join("lib")).unwrap();
+    fs::write(root.join(EDITS), list).unwrap();
+    let _ = apply(&root, Path::new(new));
     assert_eq!(fs::read(&outside).unwrap(), b"mine");
     for each in WalkDir::new(&root).into_iter().flatten() {
         assert!(each.metadata().unwrap().len() <= 64 << 20);
@@ -156,8 +161,13 @@ pub fn elf(path: &Path, bytes: &[u8]) {
     fs::write(path, bytes).unwrap();
     let below = |named: &Path| named.strip_prefix("/opt").ok().map(Path::to_path_buf);
     if let Ok(linked) = crate::relocate::search_path::read(path, Path::new("lib/x.so"), &below) {
-        for (at, patch) in linked.patches {
-            assert!(at.checked_add(patch.len() as u64).is_some());
+        for edit in linked.edits {
+            if let crate::relocate::edits::Edit::SearchPath {
+                room, directories, ..
+            } = edit
+            {
+                assert!(directories.len() <= room);
+            }
         }
     }
     let _ = crate::elf::linkage::read(path);

@@ -30,7 +30,7 @@ pub struct Served {
 
 impl Served {
     /// Has a command start in there, in this directory.
-    pub(crate) fn house(&self, command: &mut Command, directory: &Path) {
+    pub fn house(&self, command: &mut Command, directory: &Path) {
         let namespaces: Vec<RawFd> = self.namespaces.iter().map(AsRawFd::as_raw_fd).collect();
         let device = self.device;
         let directory = CString::new(directory.as_os_str().as_bytes()).unwrap_or_default();

@@ -5,7 +5,8 @@
 //! only Python sees.
 //!
 //! conda packages bring shell scripts for this (`etc/conda/activate.d`). They are sourced by a shell
-//! of the node, and what they changed is read from a Python that the same shell becomes.
+//! of the node, which enters the mount where there is one, and what they changed is read from a Python
+//! that the same shell becomes.
 //! <https://docs.conda.io/projects/conda-build/en/stable/resources/activate-scripts.html>
 
 use std::collections::BTreeMap;
@@ -18,6 +19,8 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use htmap_exec_transplant::{self as transplant, Manifest, Places};
+
+use super::Tree;
 
 /// Names of another Python's doing: with them it would not be this one that runs, or not as packed.
 const FOREIGN: [&str; 11] = [
@@ -53,13 +56,9 @@ const PRELOAD: &str = "HTMAP_EXEC_PRELOAD";
 
 type Variables = Vec<(OsString, Option<OsString>)>;
 
-/// What to set and to unset. `shared`: nothing may be written to the tree.
-pub(super) fn environment(
-    root: &Path,
-    shared: bool,
-    manifest: &Manifest,
-    keep: &[OsString],
-) -> Variables {
+/// What to set and to unset.
+pub(super) fn environment(tree: &Tree, manifest: &Manifest, keep: &[OsString]) -> Variables {
+    let root = tree.root.as_path();
     let outer = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
     let mut variables: BTreeMap<OsString, Option<OsString>> = FOREIGN
         .iter()
@@ -74,7 +73,7 @@ pub(super) fn environment(
         // What lies in somebody's ~/.local would go before what was packed.
         set("PYTHONNOUSERSITE", "1".into());
     }
-    if shared {
+    if tree.shared {
         set("PYTHONDONTWRITEBYTECODE", "1".into());
     }
     if manifest.virtual_env {
@@ -113,7 +112,7 @@ pub(super) fn environment(
     let mut variables: Variables = variables.into_iter().collect();
     if !places.scripts.is_empty() {
         let python = root.join(&manifest.python);
-        match sourced(root, &places.scripts, &python, &variables) {
+        match sourced(tree, &places.scripts, &python, &variables) {
             Ok(changed) => variables.extend(changed),
             Err(reason) => tracing::warn!(
                 "the scripts in `{}` are left out: {reason}",
@@ -159,7 +158,7 @@ fn certificates(root: &Path, places: &Places) -> Option<PathBuf> {
 
 /// What the scripts of conda packages change.
 fn sourced(
-    root: &Path,
+    tree: &Tree,
     scripts: &[String],
     python: &Path,
     variables: &Variables,
@@ -178,11 +177,16 @@ exec "$python" -I -S -c 'import os, sys; sys.stdout.buffer.write(b"".join(k + b"
         )
         .arg("activate")
         .arg(python)
-        .args(scripts.iter().map(|script| root.join(script)))
-        .current_dir(root)
+        .args(scripts.iter().map(|script| tree.root.join(script)))
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .process_group(0);
+    match &tree.served {
+        Some(served) => served.house(&mut command, &tree.root),
+        None => {
+            command.current_dir(&tree.root);
+        }
+    }
     for (name, value) in variables {
         match value {
             Some(value) => command.env(name, value),

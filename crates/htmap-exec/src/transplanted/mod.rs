@@ -132,7 +132,7 @@ pub(crate) fn bring(request: &Request<'_>) -> Brought {
     match way(&suited) {
         Ok(tree) => Brought {
             interpreters: Search::only(tree.root.join(&manifest.python), Origin::Transplant),
-            environment: activate::environment(&tree.root, tree.shared, &manifest, request.keep),
+            environment: activate::environment(&tree, &manifest, request.keep),
             keep: tree.keep,
             served: tree.served,
         },

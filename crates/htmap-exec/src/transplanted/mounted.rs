@@ -19,17 +19,6 @@ pub(super) fn mounted(suited: &Suited<'_>) -> anyhow::Result<Option<Tree>> {
         tracing::info!("the transplant is unpacked, as is wished");
         return Ok(None);
     }
-    if suited.manifest.places.prefixes {
-        tracing::info!(
-            "the transplant is not mounted, since some of its files have to name their place"
-        );
-        return Ok(None);
-    }
-    if !suited.manifest.places.scripts.is_empty() {
-        // A shell of the node sources them, outside of the namespace.
-        tracing::info!("the transplant is not mounted, since its `activate.d` has scripts");
-        return Ok(None);
-    }
     let begun = std::time::Instant::now();
     let (archive, file) = suited.open()?;
     let root = suited.new_root()?;

@@ -5,6 +5,7 @@
 //! reads half as much until a program has started, and all of it stands at its beginning.
 
 use crate::archive::entry::{Entry, Kind};
+use crate::archive::place::EDITS;
 
 /// Of the standard library, what `site`, the driver and cloudpickle import, in about this order.
 const EARLY: [&[u8]; 6] = [
@@ -55,8 +56,9 @@ pub(crate) fn use_of(path: &[u8]) -> Use {
         return Use::Start;
     }
     let name = path.rsplit(|&byte| byte == b'/').next().unwrap_or(path);
-    // `site` reads them all: https://docs.python.org/3/library/site.html
-    if name.ends_with(b".pth") {
+    // A mount reads its edits before anything else, and `site` all `.pth` files:
+    // https://docs.python.org/3/library/site.html
+    if name.ends_with(b".pth") || path == EDITS.as_bytes() {
         return Use::Start;
     }
     if !is_code(name)

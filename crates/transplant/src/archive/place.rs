@@ -16,5 +16,8 @@ pub(crate) const EDITABLES: &str = "lib/htmap-exec-editable";
 /// Data of `--include` that is no module of Python's.
 pub(crate) const INCLUDED: &str = "share/htmap-exec/include";
 
-/// The list of files that name the place where they lie.
+/// The list of what names the place where it lies, and has to be edited for another.
+pub(crate) const EDITS: &str = "lib/htmap-exec-edits.json";
+
+/// The first such list, which is read and no longer written.
 pub const RECORD: &str = "conda-meta/htmap-exec-prefixes.json";

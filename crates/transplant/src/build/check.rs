@@ -315,23 +315,7 @@ fn write(kind: &Kind, content: Option<&Content>, mode: u32, place: &Path) -> Res
             .map_err(Error::io("make", place)),
         (Kind::File(_), None) => Ok(()),
         (Kind::File(_), Some(content)) => {
-            let bytes = match content {
-                Content::Made(bytes) => bytes.clone(),
-                Content::OnDisk(file, _) => fs::read(file).map_err(Error::io("read", file))?,
-                Content::Patched(file, _, patches) => {
-                    let mut bytes = fs::read(file).map_err(Error::io("read", file))?;
-                    for (at, patch) in patches {
-                        let at = usize::try_from(*at).unwrap_or(usize::MAX);
-                        if let Some(old) = at
-                            .checked_add(patch.len())
-                            .and_then(|end| bytes.get_mut(at..end))
-                        {
-                            old.copy_from_slice(patch);
-                        }
-                    }
-                    bytes
-                }
-            };
+            let bytes = content.whole()?;
             fs::write(place, bytes)
                 .and_then(|()| fs::set_permissions(place, fs::Permissions::from_mode(mode)))
                 .map_err(Error::io("write", place))

@@ -19,11 +19,11 @@ use htmap_exec_interpreter::{Interpreter, PythonVersion};
 
 use crate::archive::encoding::{Reader, put, put_bytes};
 use crate::archive::entry::{Entry, Kind};
-use crate::archive::place::{EDITABLES, MTIME, RECORD};
+use crate::archive::place::{EDITABLES, EDITS, MTIME};
 use crate::build::memory::{self, Key};
 use crate::environment::{Excluded, Source};
 use crate::relocate::content::{self, Content};
-use crate::relocate::prefixes::Prefixes;
+use crate::relocate::edits::Edits;
 
 const PROGRAM: &str = include_str!("compile.py");
 const SIGNATURE: &[u8] = b"htmap-exec compiled 1\n";
@@ -150,24 +150,15 @@ fn missing(interpreter: &Interpreter, source: &Source, excluded: Excluded<'_>) -
 
 /// What a node writes the place of the tree into: a `.pyc` of it would name the old one.
 fn rewritten(source: &Source) -> HashSet<Vec<u8>> {
-    let record = source
+    let list = source
         .entries
         .iter()
-        .position(|entry| entry.path == RECORD.as_bytes());
-    let Some(Content::Made(bytes)) = record.and_then(|index| source.contents[index].as_ref())
-    else {
+        .position(|entry| entry.path == EDITS.as_bytes());
+    let Some(Content::Made(bytes)) = list.and_then(|index| source.contents[index].as_ref()) else {
         return HashSet::new();
     };
-    let Ok(prefixes) = serde_json::from_slice::<Prefixes>(bytes) else {
-        return HashSet::new();
-    };
-    let binary = prefixes.binary.into_iter().map(|field| field.path);
-    prefixes
-        .text
-        .into_iter()
-        .chain(binary)
-        .map(String::into_bytes)
-        .collect()
+    let edits = Edits::decode(bytes).unwrap_or_default();
+    edits.files.into_keys().map(String::into_bytes).collect()
 }
 
 /// Whether it lies where modules do, and has the name of one. Python's own tests are no part of

@@ -3,7 +3,7 @@
 use htmap_exec_interpreter::Interpreter;
 
 use crate::archive::manifest::{Manifest, Places};
-use crate::archive::place::{COMMON, LIBRARIES, RECORD};
+use crate::archive::place::{COMMON, EDITS, LIBRARIES};
 use crate::audit::audit;
 use crate::environment::Source;
 
@@ -34,7 +34,7 @@ fn places(source: &Source) -> Places {
         match path {
             "conda-meta" => found.conda = true,
             LIBRARIES => found.libraries = true,
-            RECORD => found.prefixes = true,
+            EDITS => found.prefixes = true,
             "share/terminfo" => found.terminals = true,
             "ssl/cacert.pem" => found.certificates.push(path.to_owned()),
             _ if path.ends_with("/site-packages/certifi/cacert.pem") => {

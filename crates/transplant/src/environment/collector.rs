@@ -159,10 +159,7 @@ impl<'a> Collector<'a> {
             let Some(content) = mended.content else {
                 return Ok(());
             };
-            let size = match &content {
-                Content::Made(bytes) => bytes.len() as u64,
-                Content::OnDisk(..) | Content::Patched(..) => metadata.len(),
-            };
+            let size = content.size();
             // What its owner may do everybody may, but write: another user may run it.
             let mode = if mode & 0o100 == 0 { 0o644 } else { 0o755 };
             self.put(path, Kind::File(size), mode, Some(content));

@@ -247,10 +247,8 @@ impl Collector<'_> {
                 }
                 None => Some(room::inherited(&read.runpaths)),
             };
-            let found = patches.is_some();
-            if let Some(patches) = patches {
-                self.patch(path, patches);
-            } else {
+            let found = patches.is_some_and(|patches| self.patch(path, patches));
+            if !found {
                 self.remarks.push(format!(
                     "`{}` has no room for a search path to the libraries that come along: {}",
                     path.display(),
@@ -310,29 +308,34 @@ impl Collector<'_> {
 
     /// A text of a file as it will be.
     fn replaced(&self, path: &Path, at: u64, text: &str) -> String {
-        if let Some(Content::Patched(_, _, patches)) = self.content_at(path)
-            && let Some((_, bytes)) = patches.iter().find(|(place, _)| *place == at)
-        {
-            let end = bytes.iter().position(|&byte| byte == 0);
-            let bytes = &bytes[..end.unwrap_or(bytes.len())];
-            return String::from_utf8_lossy(bytes).into_owned();
-        }
-        text.to_owned()
+        let replaced = match self.content_at(path) {
+            Some(Content::Patched(_, _, spliced)) => {
+                spliced.splices().iter().find(|splice| splice.at == at)
+            }
+            _ => None,
+        };
+        replaced.map_or_else(
+            || text.to_owned(),
+            |splice| {
+                let mut parts = splice.bytes.split(|&byte| byte == 0);
+                String::from_utf8_lossy(parts.next().unwrap_or_default()).into_owned()
+            },
+        )
     }
 
-    fn patch(&mut self, path: &Path, new: Vec<(u64, Vec<u8>)>) {
+    /// Whether there was a file that could be changed so.
+    fn patch(&mut self, path: &Path, new: Vec<(u64, Vec<u8>)>) -> bool {
         if new.is_empty() {
-            return;
+            return true;
         }
-        if let Some(content) = self.content_at_mut(path) {
-            *content = match content.clone() {
-                Content::OnDisk(file, stamp) => Content::Patched(file, stamp, new),
-                Content::Patched(file, stamp, mut patches) => {
-                    patches.extend(new);
-                    Content::Patched(file, stamp, patches)
-                }
-                made @ Content::Made(_) => made,
-            };
+        let Some(content) = self.content_at_mut(path) else {
+            return false;
+        };
+        let patched = content.patched(new);
+        let is_patched = patched.is_some();
+        if let Some(patched) = patched {
+            *content = patched;
         }
+        is_patched
     }
 }

@@ -301,8 +301,9 @@ impl Files {
         }
         let own = self.named.get(library.as_bytes()).cloned();
         let own = own.unwrap_or_default();
-        // Its libpython is the one that belongs to it, by whatever it was found until now.
-        if self.interpreter == Some(index)
+        // Its libpython is the one that belongs to it, by whatever it was found until now; and where there
+        // was no room for a directory of the environment, it was the environment's that was found.
+        if (self.interpreter == Some(index) || self.compiled[index].linked.is_cut)
             && let [place, ..] = own.as_slice()
         {
             return self.elsewhere(index, place);

@@ -8,6 +8,7 @@
 mod collector;
 mod editable;
 mod editables;
+mod edited;
 mod included;
 mod libraries;
 mod linked;
@@ -26,9 +27,8 @@ use self::system::is_system;
 use self::walk::Walk;
 use crate::archive::entry::{Entry, Kind, refusal};
 use crate::archive::manifest::Need;
-use crate::archive::place::RECORD;
 use crate::error::Error;
-use crate::relocate::{conda, content::Content};
+use crate::relocate::content::Content;
 
 pub use self::included::Included;
 pub use self::libraries::Taken;
@@ -128,18 +128,7 @@ pub fn collect(
     collector.include(included, &site)?;
     collector.bundle_editables()?;
     let libraries = collector.add_libraries(&python, &site)?;
-    let mut remarks = Vec::new();
-    let named = conda::prefixes(
-        &collector.old.base,
-        &interpreter.base_prefix,
-        &|path| collector.content_at(path),
-        &mut remarks,
-    )?;
-    collector.remarks.append(&mut remarks);
-    if let Some(prefixes) = named {
-        let list = serde_json::to_vec(&prefixes).expect("text and numbers");
-        collector.put_made(Path::new(RECORD), list);
-    }
+    collector.note_edits(&interpreter.base_prefix)?;
     if !collector.has(Path::new(&python)) {
         return Err(Error::Unsupported {
             path: base.join(&python),

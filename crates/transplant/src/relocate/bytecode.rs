@@ -1,5 +1,6 @@
 //! Which `.pyc` files stay valid where their sources have another time.
 
+use std::collections::HashSet;
 use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::ffi::OsStrExt as _;
@@ -58,6 +59,12 @@ pub(crate) fn bytecode(
     } else {
         Bytecode::Stale
     })
+}
+
+/// Whether it is the bytecode of one of these modules.
+pub(crate) fn is_of(path: &Path, modules: &HashSet<PathBuf>) -> bool {
+    path.extension().is_some_and(|end| end == "pyc")
+        && source_of(path).is_some_and(|source| modules.contains(&source))
 }
 
 fn in_cache(path: &Path) -> bool {

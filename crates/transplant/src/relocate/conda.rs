@@ -4,14 +4,15 @@
 //! its place. So the records only say where to look, and what is found in the file counts
 //! (<https://docs.conda.io/projects/conda-build/en/stable/resources/make-relocatable.html>).
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
-use super::prefixes::{Field, Prefixes};
+use super::edits::Field;
+use super::naming::namings;
 use crate::error::Error;
-use crate::relocate::content::Content;
 
 /// One installed package, `conda-meta/NAME-VERSION-BUILD.json`.
 #[derive(Deserialize)]
@@ -34,16 +35,19 @@ struct Installed {
     file_mode: Option<String>,
 }
 
-/// Where files name the prefix, for whoever unpacks them elsewhere; nothing if none does. `named` is the
-/// prefix `base` as its files call it, and `content_at` knows the file at a path below the root.
-pub(crate) fn prefixes<'a>(
-    base: &Path,
-    named: &Path,
-    content_at: &dyn Fn(&Path) -> Option<&'a Content>,
-    remarks: &mut Vec<String>,
-) -> Result<Option<Prefixes>, Error> {
+/// A file that conda changed for the place where it installed it.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Changed {
+    /// Below the prefix.
+    pub(super) path: String,
+    /// How long the path is that was there before, in a binary: so much room is there.
+    pub(super) binary: Option<usize>,
+}
+
+/// What the records of the prefix `base` say, by path; nothing if it is none of conda's.
+pub(super) fn changed(base: &Path, remarks: &mut Vec<String>) -> Result<Vec<Changed>, Error> {
     let Ok(records) = fs::read_dir(base.join("conda-meta")) else {
-        return Ok(None);
+        return Ok(Vec::new());
     };
     let mut files: Vec<PathBuf> = records
         .flatten()
@@ -51,11 +55,7 @@ pub(crate) fn prefixes<'a>(
         .filter(|path| path.extension().is_some_and(|end| end == "json"))
         .collect();
     files.sort();
-    let old = named.to_string_lossy().into_owned();
-    let mut prefixes = Prefixes {
-        old: old.clone(),
-        ..Prefixes::default()
-    };
+    let mut changed: BTreeMap<String, Option<usize>> = BTreeMap::new();
     for file in files {
         let bytes = fs::read(&file).map_err(Error::io("read", &file))?;
         let Ok(record) = serde_json::from_slice::<Record>(&bytes) else {
@@ -66,58 +66,45 @@ pub(crate) fn prefixes<'a>(
             continue;
         };
         for installed in record.paths_data.paths {
-            let Some(placeholder) = &installed.prefix_placeholder else {
-                continue;
-            };
-            let (path, patches) = match content_at(Path::new(&installed.path)) {
-                Some(Content::OnDisk(path, _)) => (path, &[][..]),
-                Some(Content::Patched(path, _, patches)) => (path, patches.as_slice()),
-                // Made to fit any place already, or excluded.
-                Some(Content::Made(_)) | None => continue,
-            };
-            let bytes = fs::read(path).map_err(Error::io("read", path))?;
-            if installed.file_mode.as_deref() == Some("binary") {
-                let room = placeholder.len().saturating_sub(old.len());
-                for mut field in fields(&bytes, old.as_bytes(), room) {
-                    let is_relative = patches
-                        .iter()
-                        .any(|(at, patch)| (*at..at + patch.len() as u64).contains(&field.offset));
-                    if !is_relative {
-                        field.path.clone_from(&installed.path);
-                        prefixes.binary.push(field);
-                    }
-                }
-            } else if find(&bytes, old.as_bytes()).is_some() {
-                prefixes.text.push(installed.path);
+            if let Some(placeholder) = installed.prefix_placeholder {
+                let is_binary = installed.file_mode.as_deref() == Some("binary");
+                changed.insert(installed.path, is_binary.then_some(placeholder.len()));
             }
         }
     }
-    let is_empty = prefixes.text.is_empty() && prefixes.binary.is_empty();
-    Ok((!is_empty).then_some(prefixes))
+    let each = changed.into_iter();
+    Ok(each
+        .map(|(path, binary)| Changed { path, binary })
+        .collect())
 }
 
 /// The strings in a binary that name the prefix. conda pads them with NUL: so much room is there
 /// for each time that the prefix is named, if nothing else lies there.
-fn fields(bytes: &[u8], old: &[u8], room: usize) -> Vec<Field> {
+pub(super) fn fields(path: &str, bytes: &[u8], old: &str, placeholder: usize) -> Vec<Field> {
+    let room = placeholder.saturating_sub(old.len());
     let mut found = Vec::new();
-    let mut from = 0;
-    while let Some(at) = find(&bytes[from..], old).map(|at| from + at) {
+    let mut namings = namings(bytes, old.as_bytes()).into_iter().peekable();
+    while let Some(at) = namings.next() {
         let end = bytes[at..]
             .iter()
             .position(|&byte| byte == 0)
             .map_or(bytes.len(), |length| at + length);
-        from = end;
-        // A string that ends nowhere cannot grow, and one in another encoding is no path.
+        // One in another encoding is no path.
         let Ok(text) = std::str::from_utf8(&bytes[at..end]) else {
-            from = at + old.len();
             continue;
         };
-        let old = String::from_utf8_lossy(old);
-        let pieces: Vec<String> = text.split(&*old).map(str::to_owned).collect();
+        let mut pieces = vec![String::new()];
+        let mut from = old.len();
+        while let Some(next) = namings.next_if(|&next| next < end) {
+            pieces.push(text[from..next - at].to_owned());
+            from = next - at + old.len();
+        }
+        pieces.push(text[from..].to_owned());
+        // A string that ends nowhere cannot grow.
         let padding = bytes[end..].iter().take_while(|&&byte| byte == 0).count();
         let room = (room * (pieces.len() - 1)).min(padding.saturating_sub(1));
         found.push(Field {
-            path: String::new(),
+            path: path.to_owned(),
             offset: at as u64,
             length: (end - at + room) as u64,
             pieces,
@@ -126,32 +113,29 @@ fn fields(bytes: &[u8], old: &[u8], room: usize) -> Vec<Field> {
     found
 }
 
-/// Paths begin with a slash, which is rare in a binary.
-fn find(haystack: &[u8], needle: &[u8]) -> Option<usize> {
-    let first = *needle.first()?;
-    let mut from = 0;
-    while let Some(at) = haystack[from..].iter().position(|&byte| byte == first) {
-        if haystack[from + at..].starts_with(needle) {
-            return Some(from + at);
-        }
-        from += at + 1;
-    }
-    None
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn strings_that_name_the_prefix() {
-        let bytes = b"x\0/old/lib:/old/share\0\0\0\0\0\0\0y/old\0z";
-        let [first, second] = &fields(bytes, b"/old", 3)[..] else {
+        let bytes = b"x\0/old/lib:/old/share\0\0\0\0\0\0\0y\0/old\0z";
+        let [first, second] = &fields("x", bytes, "/old", 7)[..] else {
             panic!("two strings");
         };
         assert_eq!((first.offset, first.length), (2, 19 + 6));
         assert_eq!(first.pieces, ["", "/lib:", "/share"]);
         // Nothing but the end of the string follows.
-        assert_eq!((second.offset, second.length), (29, 4));
+        assert_eq!((second.offset, second.length), (30, 4));
+    }
+
+    #[test]
+    fn only_names_of_the_prefix_itself() {
+        let bytes = b"\0/srv/old/x\0/old-other\0/old:/old2:/old/x\0\0\0\0\0\0\0";
+        let [field] = &fields("x", bytes, "/old", 6)[..] else {
+            panic!("one string");
+        };
+        assert_eq!(field.pieces, ["", ":/old2:", "/x"]);
+        assert_eq!(field.length, 17 + 4);
     }
 }

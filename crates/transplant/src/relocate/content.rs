@@ -4,9 +4,10 @@ use std::fs::{File, Metadata};
 use std::io;
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::{FileExt as _, MetadataExt as _};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use crate::archive::encoding::{put, put_bytes};
+use super::splice::{Splice, Spliced};
+use crate::archive::encoding::put_bytes;
 use crate::error::Error;
 
 /// What tells whether a file is still as it was: a change time cannot be set back.
@@ -35,16 +36,13 @@ impl Stamp {
     }
 }
 
-/// Bytes in the place of others, by where they begin.
-pub(crate) type Patches = Vec<(u64, Vec<u8>)>;
-
 /// Where the bytes of a file come from.
 #[derive(Debug, Clone)]
 pub enum Content {
     /// As they lie on disk.
     OnDisk(PathBuf, Stamp),
-    /// As they are on disk, but for some bytes at some places.
-    Patched(PathBuf, Stamp, Patches),
+    /// As they are on disk, but for edits that are the same wherever the tree will lie.
+    Patched(PathBuf, Stamp, Spliced),
     /// Made for the archive.
     Made(Vec<u8>),
 }
@@ -52,17 +50,48 @@ pub enum Content {
 impl Content {
     /// All that the bytes depend on.
     pub(crate) fn describe(&self, out: &mut Vec<u8>) {
-        let (path, stamp, patches) = match self {
+        let (path, stamp) = match self {
             Self::Made(bytes) => return put_bytes(out, bytes),
-            Self::OnDisk(path, stamp) => (path, stamp, &[][..]),
-            Self::Patched(path, stamp, patches) => (path, stamp, patches.as_slice()),
+            Self::OnDisk(path, stamp) | Self::Patched(path, stamp, _) => (path, stamp),
         };
         put_bytes(out, path.as_os_str().as_bytes());
         out.extend_from_slice(&stamp.bytes());
-        for (at, bytes) in patches {
-            put(out, *at);
-            put_bytes(out, bytes);
+        if let Self::Patched(_, _, spliced) = self {
+            spliced.describe(out);
         }
+    }
+
+    /// How many bytes there are.
+    pub(crate) fn size(&self) -> u64 {
+        match self {
+            Self::OnDisk(_, stamp) => stamp.0[0],
+            Self::Patched(_, _, spliced) => spliced.size(),
+            Self::Made(bytes) => bytes.len() as u64,
+        }
+    }
+
+    /// The same with more bytes in the place of others, by where they begin; nothing if they would lie on
+    /// each other, or behind the end.
+    pub(crate) fn patched(&self, bytes: Vec<(u64, Vec<u8>)>) -> Option<Self> {
+        let (path, stamp, mut splices) = match self {
+            Self::Made(_) => return None,
+            Self::OnDisk(path, stamp) => (path, stamp, Vec::new()),
+            Self::Patched(path, stamp, spliced) => (path, stamp, spliced.splices().to_vec()),
+        };
+        splices.extend(bytes.into_iter().map(|(at, bytes)| Splice {
+            at,
+            length: bytes.len() as u64,
+            bytes,
+        }));
+        let spliced = Spliced::new(splices, stamp.0[0])?;
+        Some(Self::Patched(path.clone(), *stamp, spliced))
+    }
+
+    /// All of the bytes.
+    pub(crate) fn whole(&self) -> Result<Vec<u8>, Error> {
+        let mut bytes = Vec::new();
+        read(self, 0, self.size(), &mut bytes)?;
+        Ok(bytes)
     }
 }
 
@@ -72,39 +101,62 @@ pub(crate) fn read(
     length: u64,
     raw: &mut Vec<u8>,
 ) -> Result<(), Error> {
-    let (path, stamp, patches): (&PathBuf, Stamp, &[(u64, Vec<u8>)]) = match content {
+    match content {
         Content::Made(bytes) => {
             let from = usize::try_from(from).expect("it is in memory");
             let length = usize::try_from(length).expect("it is in memory");
             raw.extend_from_slice(&bytes[from..from + length]);
-            return Ok(());
+            Ok(())
         }
-        Content::OnDisk(path, stamp) => (path, *stamp, &[]),
-        Content::Patched(path, stamp, patches) => (path, *stamp, patches),
-    };
-    let file = File::open(path).map_err(Error::io("read", path))?;
-    let begin = raw.len();
-    raw.resize(
-        begin + usize::try_from(length).expect("it goes into memory"),
-        0,
-    );
-    match file.read_exact_at(&mut raw[begin..], from) {
-        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
-            return Err(Error::Changed { path: path.clone() });
+        Content::OnDisk(path, stamp) => {
+            let file = Unchanged::open(path, *stamp)?;
+            file.read(from, length, raw)?;
+            file.close()
         }
-        read => read.map_err(Error::io("read", path))?,
-    }
-    let metadata = file.metadata().map_err(Error::io("read", path))?;
-    if Stamp::of(&metadata) != stamp {
-        return Err(Error::Changed { path: path.clone() });
-    }
-    for (place, bytes) in patches {
-        for (offset, &byte) in bytes.iter().enumerate() {
-            let at = place + offset as u64;
-            if (from..from + length).contains(&at) {
-                raw[begin + usize::try_from(at - from).expect("within a frame")] = byte;
-            }
+        Content::Patched(path, stamp, spliced) => {
+            let file = Unchanged::open(path, *stamp)?;
+            spliced.read(from, length, raw, |from, length, raw| {
+                file.read(from, length, raw)
+            })?;
+            file.close()
         }
     }
-    Ok(())
+}
+
+/// A file that has to be the same before and after it is read.
+struct Unchanged<'a> {
+    path: &'a Path,
+    stamp: Stamp,
+    file: File,
+}
+
+impl<'a> Unchanged<'a> {
+    fn open(path: &'a Path, stamp: Stamp) -> Result<Self, Error> {
+        let file = File::open(path).map_err(Error::io("read", path))?;
+        Ok(Self { path, stamp, file })
+    }
+
+    fn changed(&self) -> Error {
+        let path = self.path.to_path_buf();
+        Error::Changed { path }
+    }
+
+    fn read(&self, from: u64, length: u64, raw: &mut Vec<u8>) -> Result<(), Error> {
+        let begin = raw.len();
+        let length = usize::try_from(length).expect("it goes into memory");
+        raw.resize(begin + length, 0);
+        match self.file.read_exact_at(&mut raw[begin..], from) {
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Err(self.changed()),
+            read => read.map_err(Error::io("read", self.path)),
+        }
+    }
+
+    fn close(self) -> Result<(), Error> {
+        let metadata = self.file.metadata().map_err(Error::io("read", self.path))?;
+        if Stamp::of(&metadata) == self.stamp {
+            Ok(())
+        } else {
+            Err(self.changed())
+        }
+    }
 }

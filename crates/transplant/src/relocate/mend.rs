@@ -6,11 +6,16 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
 use super::bytecode::{Bytecode, bytecode};
+use super::content::{Content, Stamp};
+use super::edits::{Edit, placeless};
 use super::old::Old;
+use super::script::shebang;
 use super::search_path::{self, Linked};
-use crate::archive::place::MTIME;
+use super::splice::{Splice, Spliced};
 use crate::error::Error;
-use crate::relocate::content::{Content, Stamp};
+
+/// Of the lines by which a script finds its interpreter: two paths, and more than kernels read.
+const LONGEST_START: u64 = 16 << 10;
 
 /// What a file becomes.
 #[derive(Default)]
@@ -44,114 +49,83 @@ pub(crate) fn mended(
     let is_sysconfig = path
         .file_name()
         .is_some_and(|name| name.as_bytes().starts_with(b"_sysconfigdata"));
-    if is_sysconfig && let Some(base) = old.base.to_str().filter(|base| *base != "/usr") {
+    if is_sysconfig {
         if extension == Some(b"pyc") {
+            // It is read once by few programs, and its source may be edited.
             return Ok(Mended::default());
         }
-        let text = fs::read_to_string(file).map_err(Error::io("read", file))?;
-        if text.contains(base) {
-            return Ok(Content::Made(sysconfig(&text, base)).into());
-        }
+        let text = fs::read(file).map_err(Error::io("read", file))?;
+        return Ok(sysconfig(old, &text)
+            .map_or_else(on_disk, Content::Made)
+            .into());
     }
     if extension == Some(b"pyc") {
         let fate = known.map_or_else(|| bytecode(old.version, file, path), Ok)?;
         return Ok(match fate {
             Bytecode::AsItIs => on_disk().into(),
             Bytecode::Stale => Mended::default(),
-            Bytecode::Timed(at) => {
-                let time = u32::try_from(MTIME)
-                    .expect("before 2106")
-                    .to_le_bytes()
-                    .to_vec();
-                Content::Patched(file.to_path_buf(), stamp, vec![(at, time)]).into()
-            }
+            Bytecode::Timed(at) => match placeless(&[Edit::Time { at }], metadata.len()) {
+                Some(spliced) => Content::Patched(file.to_path_buf(), stamp, spliced).into(),
+                // Cut off: of no use to any Python.
+                None => Mended::default(),
+            },
         });
     }
-    if metadata.len() == 0 || extension == Some(b"py") {
-        return Ok(on_disk().into());
-    }
+    let is_program = metadata.mode() & 0o111 != 0;
     let in_bin = path.parent() == Some(Path::new("bin"));
-    let maybe_elf = metadata.mode() & 0o111 != 0 || path.to_string_lossy().contains(".so");
-    if !in_bin && !maybe_elf {
+    // Of modules hardly one is a script, and there are many.
+    let is_module = extension == Some(b"py") && (!is_program || path.starts_with("lib"));
+    let may_be_one = in_bin || is_program || path.to_string_lossy().contains(".so");
+    if metadata.len() == 0 || is_module && !in_bin || !may_be_one {
         return Ok(on_disk().into());
     }
-    let head = head(file, 4096)?;
+    let patched = |edits: &[Edit]| {
+        let changed = || Error::Changed {
+            path: file.to_path_buf(),
+        };
+        let spliced = placeless(edits, metadata.len()).ok_or_else(changed)?;
+        Ok(Content::Patched(file.to_path_buf(), stamp, spliced))
+    };
+    let head = head(file, LONGEST_START)?;
     if head.starts_with(b"\x7fELF") {
         let mut linked = search_path::read(file, path, &|directory| old.inside(directory))?;
-        let patches = std::mem::take(&mut linked.patches);
-        let content = if patches.is_empty() {
+        let edits = std::mem::take(&mut linked.edits);
+        let content = if edits.is_empty() {
             on_disk()
         } else {
-            Content::Patched(file.to_path_buf(), stamp, patches)
+            patched(&edits)?
         };
         return Ok(Mended {
             content: Some(content),
             linked: Some(linked),
         });
     }
-    if in_bin
-        && head.starts_with(b"#!")
-        && let Some(made) = script(old, file)?
-    {
-        return Ok(Content::Made(made).into());
+    Ok(match shebang(old, &head, path) {
+        Some(edit) => patched(&[edit])?.into(),
+        None => on_disk().into(),
+    })
+}
+
+/// The variables that Python was built with, if they name the place that it was installed to.
+fn sysconfig(old: &Old, text: &[u8]) -> Option<Vec<u8>> {
+    const PLACE: &[u8] = b"@htmap-exec-prefix@";
+    let found = old.namings_of_build(text);
+    if found.is_empty() {
+        return None;
     }
-    Ok(on_disk().into())
-}
-
-/// A script that names its interpreter by the place of the environment finds it beside itself.
-fn script(old: &Old, file: &Path) -> Result<Option<Vec<u8>>, Error> {
-    let bytes = fs::read(file).map_err(Error::io("read", file))?;
-    let Some(end) = bytes.iter().position(|&byte| byte == b'\n') else {
-        return Ok(None);
+    let splice = |(at, length)| Splice {
+        at: at as u64,
+        length: length as u64,
+        bytes: PLACE.to_vec(),
     };
-    let line = String::from_utf8_lossy(&bytes[2..end]).trim().to_owned();
-    let (line, rest) = if line == "/bin/sh" && bytes[end + 1..].starts_with(b"'''exec' ") {
-        // pip's own way around a long path: https://github.com/pypa/pip/blob/main/src/pip/_vendor/distlib/scripts.py
-        let second = &bytes[end + 1..];
-        let Some(after) = find(second, b"\n' '''\n") else {
-            return Ok(None);
-        };
-        let call = String::from_utf8_lossy(&second[9..after]).into_owned();
-        (
-            call.trim_matches('"')
-                .split("\" ")
-                .next()
-                .unwrap_or("")
-                .split(" \"$0\"")
-                .next()
-                .unwrap_or("")
-                .to_owned(),
-            &second[after + 7..],
-        )
-    } else {
-        (line, &bytes[end + 1..])
-    };
-    let interpreter = line.split_whitespace().next().unwrap_or("");
-    let name = old
-        .inside(Path::new(interpreter))
-        .and_then(|below| below.strip_prefix("bin").ok()?.to_str().map(str::to_owned))
-        .filter(|name| !name.contains('/'));
-    let Some(name) = name.filter(|name| name.starts_with("python")) else {
-        return Ok(None);
-    };
-    let mut made = format!(
-        "#!/bin/sh\n'''exec' \"$(dirname -- \"$(realpath -- \"$0\")\")\"/'{name}' \"$0\" \"$@\"\n' '''\n"
-    )
-    .into_bytes();
-    made.extend_from_slice(rest);
-    Ok(Some(made))
-}
-
-/// The variables that Python was built with, which name the place that it was installed to.
-fn sysconfig(text: &str, base: &str) -> Vec<u8> {
-    const PLACE: &str = "@htmap-exec-prefix@";
-    let mut made = text.replace(base, PLACE);
-    made.push_str(&format!(
-        "\nimport sys\nbuild_time_vars = {{\n    \
-         name: value.replace('{PLACE}', sys.base_prefix) if isinstance(value, str) else value\n    \
-         for name, value in build_time_vars.items()\n}}\n"
-    ));
-    made.into_bytes()
+    let spliced = Spliced::new(found.into_iter().map(splice).collect(), text.len() as u64);
+    let mut made = spliced.expect("namings lie apart").whole(text);
+    made.extend_from_slice(
+        b"\nimport sys\nbuild_time_vars = {\n    \
+          name: value.replace('@htmap-exec-prefix@', sys.base_prefix) if isinstance(value, str) else value\n    \
+          for name, value in build_time_vars.items()\n}\n",
+    );
+    Some(made)
 }
 
 pub(crate) fn head(file: &Path, length: u64) -> Result<Vec<u8>, Error> {
@@ -161,10 +135,4 @@ pub(crate) fn head(file: &Path, length: u64) -> Result<Vec<u8>, Error> {
         .and_then(|opened| opened.take(length).read_to_end(&mut bytes))
         .map_err(Error::io("read", file))?;
     Ok(bytes)
-}
-
-pub(super) fn find(haystack: &[u8], needle: &[u8]) -> Option<usize> {
-    haystack
-        .windows(needle.len())
-        .position(|window| window == needle)
 }

@@ -1,13 +1,19 @@
-//! What files become that name their old place: scripts, links, search paths of libraries, times in
-//! `.pyc` files, conda's prefixes.
+//! What files become that name their old place: scripts, search paths of libraries, times in `.pyc`
+//! files, texts, strings in the binaries of conda.
 //!
-//! Every function here looks at one file, or at one record of an installer, and knows nothing of how a
-//! tree is collected.
+//! Each is an edit of one table (`edits`), whoever applies it: the build to what it packs, a node to
+//! what it unpacked, or a mount to what it is asked for. Nothing here knows how a tree is collected.
 
 pub(crate) mod bytecode;
-pub(crate) mod conda;
+mod conda;
 pub(crate) mod content;
+pub(crate) mod edits;
+pub(crate) mod first_list;
 pub(crate) mod mend;
+mod naming;
 pub(crate) mod old;
-pub(crate) mod prefixes;
+mod script;
 pub(crate) mod search_path;
+pub(crate) mod splice;
+pub(crate) mod table;
+pub(crate) mod unpacked;

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use htmap_exec_interpreter::{Interpreter, PythonVersion};
 
+use super::naming::namings;
 use crate::error::Error;
 
 /// An environment and the Python that it was made from: both places become the root of the tree.
@@ -14,6 +15,10 @@ pub(crate) struct Old {
     pub(crate) base: PathBuf,
     /// Both, and by the names that they were reached by.
     places: Vec<PathBuf>,
+    /// Those that Python's own files name, and without one that other files name for their own
+    /// reasons: as they are written in a text.
+    built: Vec<String>,
+    named: Vec<String>,
 }
 
 impl Old {
@@ -27,12 +32,29 @@ impl Old {
                 places.push(named.clone());
             }
         }
+        let texts = |but: &[&str]| -> Vec<String> {
+            let texts = places.iter().filter_map(|place| place.to_str());
+            let texts = texts.filter(|place| !but.contains(place));
+            texts.map(str::to_owned).collect()
+        };
         Ok(Self {
             version: interpreter.version,
             prefix,
             base,
+            built: texts(&["/", "/usr"]),
+            named: texts(&["/", "/usr", "/usr/local"]),
             places,
         })
+    }
+
+    /// Where a text names it, and with how many bytes.
+    pub(super) fn namings(&self, text: &[u8]) -> Vec<(usize, usize)> {
+        all_namings(&self.named, text)
+    }
+
+    /// The same of what Python says of its own build, where even `/usr/local` is its own.
+    pub(super) fn namings_of_build(&self, text: &[u8]) -> Vec<(usize, usize)> {
+        all_namings(&self.built, text)
     }
 
     /// Where below the root lies what had this absolute path, if it was in the environment. A home
@@ -50,4 +72,23 @@ impl Old {
             below(&parent.canonicalize().ok()?.join(name))
         })
     }
+}
+
+fn all_namings(places: &[String], text: &[u8]) -> Vec<(usize, usize)> {
+    let mut found: Vec<(usize, usize)> = Vec::new();
+    for place in places {
+        let here = namings(text, place.as_bytes()).into_iter();
+        found.extend(here.map(|at| (at, place.len())));
+    }
+    // An environment may lie in the Python that it was made from: the longer path is the one.
+    found.sort_unstable_by_key(|&(at, length)| (at, std::cmp::Reverse(length)));
+    let mut end = 0;
+    found.retain(|&(at, length)| {
+        let is_apart = at >= end;
+        if is_apart {
+            end = at + length;
+        }
+        is_apart
+    });
+    found
 }

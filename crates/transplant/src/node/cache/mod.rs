@@ -27,7 +27,7 @@ use self::ready::{check, publish};
 use crate::archive::index::{Archive, Digest};
 use crate::node::requirements::{no_room, room};
 use crate::node::unpack::unpack;
-use crate::relocate::prefixes::apply;
+use crate::relocate::unpacked::apply;
 
 const LOCK: &str = "lock";
 const TREE: &str = "tree";

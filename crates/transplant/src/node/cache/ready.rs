@@ -52,8 +52,8 @@ pub(super) fn publish(entry: &Path, archive: &Archive, boot: &str) -> Result<(),
         };
         match each.kind {
             Kind::Directory => directories.push(path.to_owned()),
-            Kind::File(size) if index % count == 0 || is_compiled(path) => {
-                files.push((path.to_owned(), size));
+            Kind::File(_) if index % count == 0 || is_compiled(path) => {
+                files.push((path.to_owned(), 0));
             }
             _ => {}
         }
@@ -70,10 +70,18 @@ pub(super) fn publish(entry: &Path, archive: &Archive, boot: &str) -> Result<(),
     read_only(&tree)?;
     // The renaming is a change, too, and so is every other one so far.
     let mut changed = (0, 0);
-    for path in directories.iter().chain(files.iter().map(|(path, _)| path)) {
+    let mut look_at = |path: &str| {
         let path = tree.join(path);
         let metadata = fs::symlink_metadata(&path).map_err(PassedOver::io("look at", &path))?;
         changed = changed.max((metadata.ctime(), metadata.ctime_nsec()));
+        Ok::<_, PassedOver>(metadata.len())
+    };
+    for path in &directories {
+        look_at(path)?;
+    }
+    for (path, size) in &mut files {
+        // As it lies there: one that names its place has another size in the archive.
+        *size = look_at(path)?;
     }
     let ready = Ready {
         format: FORMAT,

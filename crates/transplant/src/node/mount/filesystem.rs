@@ -15,6 +15,7 @@ use fuser::{
 };
 
 use super::content::Content;
+use super::edited::Edited;
 use super::nodes::{self, Nodes};
 use crate::archive::entry::Kind;
 use crate::archive::index::Archive;
@@ -32,6 +33,7 @@ pub(super) struct Tree {
     pub(super) archive: Arc<Archive>,
     pub(super) nodes: Arc<Nodes>,
     pub(super) content: Arc<Content>,
+    pub(super) edited: Edited,
     pub(super) uid: u32,
     pub(super) gid: u32,
     /// The kernel opens files, and directories, without asking.
@@ -42,14 +44,17 @@ pub(super) struct Tree {
 impl Tree {
     fn attributes(&self, number: u64) -> Option<FileAttr> {
         let entry = match nodes::entry(number) {
-            Some(entry) => Some(self.archive.entries.get(entry)?),
+            Some(index) => Some((index, self.archive.entries.get(index)?)),
             None => None,
         };
-        let (kind, size, mode) = match entry.map(|entry| (&entry.kind, entry.mode)) {
+        let (kind, size, mode) = match entry.map(|(index, entry)| (index, &entry.kind, entry.mode))
+        {
             None => (FileType::Directory, 0, 0o755),
-            Some((Kind::Directory, mode)) => (FileType::Directory, 0, mode),
-            Some((Kind::File(size), mode)) => (FileType::RegularFile, *size, mode),
-            Some((Kind::Symlink(target), _)) => (FileType::Symlink, target.len() as u64, 0o777),
+            Some((_, Kind::Directory, mode)) => (FileType::Directory, 0, mode),
+            Some((index, Kind::File(size), mode)) => {
+                (FileType::RegularFile, self.edited.size(index, *size), mode)
+            }
+            Some((_, Kind::Symlink(target), _)) => (FileType::Symlink, target.len() as u64, 0o777),
         };
         // A `.pyc` is good for a source of this very time: PEP 552.
         let time =
@@ -181,11 +186,13 @@ impl Filesystem for Tree {
             return reply.error(Errno::EISDIR);
         };
         let mut reply = Some(reply);
-        let read = self.content.read(entry, offset, size as usize, |bytes| {
+        let take = |bytes: &[u8]| {
             if let Some(reply) = reply.take() {
                 reply.data(bytes);
             }
-        });
+        };
+        let (content, length) = (&self.content, size as usize);
+        let read = self.edited.read(content, entry, offset, length, take);
         if let (None, Some(reply)) = (read, reply) {
             reply.error(Errno::EIO);
         }

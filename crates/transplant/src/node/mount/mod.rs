@@ -5,6 +5,7 @@
 
 mod ahead;
 mod content;
+mod edited;
 mod filesystem;
 mod namespace;
 mod nodes;
@@ -20,6 +21,7 @@ use std::sync::{Arc, OnceLock};
 use crate::archive::index::Archive;
 use ahead::Ahead;
 use content::Content;
+use edited::Edited;
 use filesystem::Tree;
 pub use namespace::hold;
 use nodes::Nodes;
@@ -81,8 +83,10 @@ pub fn mount(
         nodes: Arc::clone(&nodes),
         guessed: HashSet::new(),
     };
+    let edited = Edited::new(archive, &nodes, &content, target)?;
     let tree = Tree {
         nodes,
+        edited,
         archive: Arc::clone(archive),
         content: Arc::clone(&content),
         uid: nix::unistd::geteuid().as_raw(),
