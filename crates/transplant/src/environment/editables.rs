@@ -46,6 +46,7 @@ impl Collector<'_> {
                 match editable::line(line) {
                     editable::Line::Directory(named) => {
                         let source = file.parent().unwrap_or(&file).join(&named);
+                        self.ledger.look(&source);
                         let real = source.canonicalize().unwrap_or_else(|_| source.clone());
                         if let Some(below) = self.old.inside(&real) {
                             if named.is_absolute() {
@@ -101,11 +102,13 @@ impl Collector<'_> {
         for (name, source) in mapping {
             let place = site.join(name.replace('.', "/"));
             self.add_parents(&place);
+            self.ledger.look(&source);
             if source.is_dir() {
                 self.add_source(&source, &place)?;
                 continue;
             }
             // A module that is one file, in Python or compiled.
+            self.ledger.list(source.parent().unwrap_or(&source));
             let compiled = fs::read_dir(source.parent().unwrap_or(&source))
                 .into_iter()
                 .flatten()

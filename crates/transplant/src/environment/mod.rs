@@ -9,20 +9,21 @@ mod collector;
 mod editable;
 mod editables;
 mod included;
+pub(crate) mod ledger;
 mod libraries;
-mod roots;
+mod links;
 mod system;
-pub(crate) mod unchanged;
-pub(crate) mod walk;
+mod walk;
 
 use std::fs;
-use std::path::{Component, Path};
+use std::path::{Component, Path, PathBuf};
+use std::thread;
 
 use htmap_exec_interpreter::Interpreter;
 
 use self::collector::Collector;
+use self::ledger::{Ledger, TICK};
 use self::system::is_system;
-use self::walk::Walk;
 use crate::archive::entry::{Entry, Kind, refusal};
 use crate::archive::place::RECORD;
 use crate::error::Error;
@@ -30,7 +31,6 @@ use crate::relocate::{conda, content::Content};
 
 pub use self::included::Included;
 pub use self::libraries::library_path;
-pub(crate) use self::roots::{homes, roots};
 
 /// A tree that is ready to be packed.
 #[derive(Debug)]
@@ -43,6 +43,8 @@ pub struct Source {
     pub python: String,
     /// What could not be taken along as it was, each in a sentence.
     pub remarks: Vec<String>,
+    /// What all of it depends on.
+    pub ledger: Ledger,
 }
 
 impl Source {
@@ -64,15 +66,27 @@ impl Source {
 /// What to leave out.
 pub type Excluded<'a> = &'a dyn Fn(&Path) -> bool;
 
-/// Collects everything that this interpreter needs.
+/// Collects everything that this interpreter needs; twice where something was changed just before.
 pub fn collect(
     interpreter: &Interpreter,
     excluded: Excluded<'_>,
     included: &[Included],
-    walk: &Walk,
+) -> Result<Source, Error> {
+    let source = look(interpreter, excluded, included)?;
+    if source.ledger.is_settled() {
+        return Ok(source);
+    }
+    thread::sleep(TICK);
+    look(interpreter, excluded, included)
+}
+
+fn look(
+    interpreter: &Interpreter,
+    excluded: Excluded<'_>,
+    included: &[Included],
 ) -> Result<Source, Error> {
     let name = format!("python{}", interpreter.version);
-    let mut collector = Collector::new(interpreter, excluded, walk)?;
+    let mut collector = Collector::new(interpreter, excluded)?;
     let (prefix, base) = (collector.old.prefix.clone(), collector.old.base.clone());
     let library = Path::new("lib").join(&name);
     let packages = library.join("site-packages");
@@ -118,8 +132,12 @@ pub fn collect(
         packages
     };
     collector.include(included, &site)?;
+    // Also of the files that name editable installs.
+    collector.settle_links()?;
     collector.bundle_editables()?;
+    collector.settle_links()?;
     collector.add_libraries(&python)?;
+    collector.name_apart();
     let mut remarks = Vec::new();
     let named = conda::prefixes(
         &collector.old.base,
@@ -156,7 +174,29 @@ pub fn collect(
         contents,
         python,
         remarks: collector.remarks,
+        ledger: collector.ledger,
     })
+}
+
+/// The directories that are the Python's own.
+pub(crate) fn homes(interpreter: &Interpreter) -> Vec<PathBuf> {
+    let base = &interpreter.base_prefix;
+    let mut homes = if is_system(base) {
+        let name = format!("python{}", interpreter.version);
+        vec![
+            base.join("bin").join(&name),
+            base.join("lib").join(&name),
+            base.join("lib64").join(&name),
+            base.join("lib/python3"),
+            base.join("local/lib").join(&name),
+        ]
+    } else {
+        vec![base.clone()]
+    };
+    if interpreter.prefix != *base {
+        homes.push(interpreter.prefix.clone());
+    }
+    homes
 }
 
 /// `include-system-site-packages` of `pyvenv.cfg` (PEP 405).
@@ -223,4 +263,29 @@ pub(crate) fn fuzz(directory: &Path, bytes: &[u8]) {
         let _ = crate::relocate::bytecode::bytecode(version, &file, &file);
     }
     fs::remove_file(&file).expect("removed");
+}
+
+#[cfg(test)]
+mod tests {
+    use htmap_exec_interpreter::PythonVersion;
+
+    use super::*;
+
+    /// One that lies there, for tests that start none.
+    pub(super) fn interpreter(prefix: &Path) -> Interpreter {
+        Interpreter {
+            executable: prefix.join("bin/python3.11"),
+            version: PythonVersion {
+                major: 3,
+                minor: 11,
+            },
+            full_version: "3.11.7".to_owned(),
+            implementation: "CPython".to_owned(),
+            prefix: prefix.to_path_buf(),
+            base_prefix: prefix.to_path_buf(),
+            sys_path: Vec::new(),
+            extension_suffix: String::new(),
+            cloudpickle: None,
+        }
+    }
 }
