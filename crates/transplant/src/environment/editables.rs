@@ -62,6 +62,18 @@ impl Collector<'_> {
                             self.add_source(&source, &place)?;
                             lines.push(format!("{up}{}", place.display()));
                             changed = true;
+                        } else if source.is_file() {
+                            // An archive of modules: a zip, an egg.
+                            let name = source.file_name().unwrap_or_default();
+                            let place = PathBuf::from(format!("{EDITABLES}/{bundled}")).join(name);
+                            bundled += 1;
+                            self.add_parents(&place);
+                            let metadata =
+                                fs::metadata(&source).map_err(Error::io("read", &source))?;
+                            self.add(&source, &place, &metadata)?;
+                            self.trees.push((real, place.clone()));
+                            lines.push(format!("{up}{}", place.display()));
+                            changed = true;
                         } else {
                             lines.push(line.to_owned());
                         }

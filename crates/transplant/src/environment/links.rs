@@ -126,7 +126,7 @@ impl Collector<'_> {
     }
 
     /// Where in the tree something lies that was taken along.
-    fn place_of(&self, real: &Path) -> Option<PathBuf> {
+    pub(super) fn place_of(&self, real: &Path) -> Option<PathBuf> {
         let around = self.trees.iter().filter(|(root, _)| real.starts_with(root));
         // A tree in a tree may lie elsewhere.
         let nearest = around.clone().map(|(root, _)| root.as_os_str().len()).max();

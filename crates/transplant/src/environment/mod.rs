@@ -12,6 +12,7 @@ mod included;
 pub(crate) mod ledger;
 mod libraries;
 mod links;
+mod search;
 mod system;
 mod walk;
 
@@ -41,6 +42,8 @@ pub struct Source {
     pub contents: Vec<Option<Content>>,
     /// The interpreter, below the root.
     pub python: String,
+    /// Of what Python looks through here, that which came along.
+    pub sys_path: Vec<PathBuf>,
     /// What could not be taken along as it was, each in a sentence.
     pub remarks: Vec<String>,
     /// What all of it depends on.
@@ -92,14 +95,28 @@ fn look(
     let packages = library.join("site-packages");
     let in_venv = prefix != base;
     let shared = !in_venv || reads_base_packages(&prefix);
-    let mut debian = false;
+    let debian = is_system(&base) && base.join("lib/python3/dist-packages").is_dir();
+    // Debian's Python looks for packages there, and not in site-packages.
+    let site = if debian {
+        Path::new("local").join(&library).join("dist-packages")
+    } else {
+        packages.clone()
+    };
+    let behind = if in_venv && shared {
+        collector.set_behind(&[
+            Path::new("lib64").join(&name).join("site-packages"),
+            site.clone(),
+        ])
+    } else {
+        Vec::new()
+    };
+    let stays = |path: &Path| !behind.iter().any(|(from, _)| from == path);
     if is_system(&base) {
-        debian = base.join("lib/python3/dist-packages").is_dir();
-        collector.add_system(&base, &name, shared)?;
+        collector.add_system(&base, &name, &stays, shared)?;
     } else {
         collector.add_tree(&base, Path::new(""), &|path| {
             let outside = shared || path == packages || !path.starts_with(&packages);
-            outside && !(in_venv && is_of_another_python(path, &name))
+            outside && stays(path) && !(in_venv && is_of_another_python(path, &name))
         })?;
     }
     if in_venv {
@@ -112,12 +129,11 @@ fn look(
         })?;
         let own = prefix.join(&packages);
         if debian && own.is_dir() {
-            // Debian's Python looks for packages there, and not in site-packages.
-            let place = Path::new("local").join(&library).join("dist-packages");
-            collector.add_parents(&place.join("x"));
-            collector.add_tree(&own, &place, &|_| true)?;
+            collector.add_parents(&site.join("x"));
+            collector.add_tree(&own, &site, &|_| true)?;
         }
     }
+    collector.add_behind(&behind, &site)?;
     let python = format!("bin/{name}");
     // By which scripts call it; a system's may lie elsewhere.
     for also in ["bin/python", "bin/python3"] {
@@ -126,11 +142,6 @@ fn look(
             collector.put(Path::new(also), Kind::Symlink(target), 0o777, None);
         }
     }
-    let site = if debian {
-        Path::new("local").join(&library).join("dist-packages")
-    } else {
-        packages
-    };
     collector.include(included, &site)?;
     // Also of the files that name editable installs.
     collector.settle_links()?;
@@ -138,6 +149,7 @@ fn look(
     collector.settle_links()?;
     collector.add_libraries(&python)?;
     collector.name_apart();
+    let sys_path = collector.compare(interpreter, &site, debian);
     let mut remarks = Vec::new();
     let named = conda::prefixes(
         &collector.old.base,
@@ -173,6 +185,7 @@ fn look(
         entries,
         contents,
         python,
+        sys_path,
         remarks: collector.remarks,
         ledger: collector.ledger,
     })

@@ -14,6 +14,8 @@ pub(crate) struct Old {
     pub(crate) base: PathBuf,
     /// Both, and by the names that they were reached by.
     places: Vec<PathBuf>,
+    /// Directories of them that lie elsewhere in the tree.
+    pub(crate) moved: Vec<(PathBuf, PathBuf)>,
 }
 
 impl Old {
@@ -32,6 +34,7 @@ impl Old {
             prefix,
             base,
             places,
+            moved: Vec::new(),
         })
     }
 
@@ -42,8 +45,13 @@ impl Old {
             return None;
         }
         let below = |path: &Path| {
+            let moved = |(from, to): &(PathBuf, PathBuf)| {
+                let below = path.strip_prefix(from).ok()?;
+                Some(to.components().chain(below.components()).collect())
+            };
             let below = |root| path.strip_prefix(root).ok().map(Path::to_path_buf);
-            self.places.iter().find_map(below)
+            let moved = self.moved.iter().find_map(moved);
+            moved.or_else(|| self.places.iter().find_map(below))
         };
         below(path).or_else(|| {
             let (parent, name) = (path.parent()?, path.file_name()?);

@@ -144,8 +144,7 @@ impl Build<'_> {
             let checked = (!self.options.no_check)
                 .then(|| transplant::check(&self.interpreter, &source, &memory))
                 .transpose()?;
-            let packages =
-                Distributions::new().freeze(&self.interpreter.sys_path, self.interpreter.version);
+            let packages = Distributions::new().freeze(&source.sys_path, self.interpreter.version);
             let manifest = transplant::describe(&self.interpreter, &source, packages);
             self.passed("checked and audited");
             Ok((manifest, checked))
