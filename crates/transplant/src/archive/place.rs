@@ -13,6 +13,10 @@ pub(crate) const COMMON: &str = "lib/htmap-exec-common";
 /// Sources of editable installs, each in a directory of its own.
 pub(crate) const EDITABLES: &str = "lib/htmap-exec-editable";
 
+/// Packages of the Python that a virtual environment was made from, behind its own: in `lib` or
+/// `lib64`, as deep as they lay.
+pub(crate) const BASE: &str = "htmap-exec-base";
+
 /// Data of `--include` that is no module of Python's.
 pub(crate) const INCLUDED: &str = "share/htmap-exec/include";
 

@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use super::layout::word;
 use super::linkage;
 
-const CACHE: &str = "/etc/ld.so.cache";
+pub(crate) const CACHE: &str = "/etc/ld.so.cache";
 /// More than the list of any machine.
 const LARGEST_CACHE: u64 = 16 << 20;
 const LONGEST: usize = 4096;
@@ -75,6 +75,14 @@ impl Loader {
             .find(|path| is_library(path))
             .cloned()
             .or_else(|| first(&self.own, library))
+    }
+
+    /// Where it may lie, now or later.
+    pub(crate) fn candidates(&self, library: &str) -> Vec<PathBuf> {
+        let directories = self.path.iter().chain(&self.own);
+        let paths = directories.map(|directory| directory.join(library));
+        let listed = self.listed.get(OsStr::new(library));
+        paths.chain(listed.into_iter().flatten().cloned()).collect()
     }
 
     /// For a file without search paths.

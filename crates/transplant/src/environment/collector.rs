@@ -3,13 +3,15 @@
 use std::collections::{BTreeMap, HashMap};
 use std::ffi::OsStr;
 use std::fs;
-use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
+use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::PermissionsExt as _;
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 
 use super::Excluded;
+use super::ledger::Ledger;
+use super::links::Links;
+use super::walk::{Found, Inside, MARKS, below};
 use crate::archive::entry::{Entry, Kind};
-use crate::environment::walk::{Found, Walk};
 use crate::error::Error;
 use crate::parallel;
 use crate::relocate::bytecode::{Bytecode, bytecode};
@@ -31,10 +33,16 @@ pub(super) struct Collector<'a> {
     pub(super) unreadable: Vec<PathBuf>,
     /// Of files that are about to be added.
     pub(super) bytecode: HashMap<PathBuf, Bytecode>,
-    walk: &'a Walk,
+    pub(super) ledger: Ledger,
+    /// The directories that were taken along, and where they lie in the tree.
+    pub(super) trees: Vec<(PathBuf, PathBuf)>,
+    /// Links that lead out of the directory that they came with.
+    pub(super) links: Links,
+    /// Environments inside of what is packed.
+    pub(super) apart: Vec<PathBuf>,
 }
 
-fn key(path: &Path) -> Vec<u8> {
+pub(super) fn key(path: &Path) -> Vec<u8> {
     path.as_os_str()
         .as_bytes()
         .iter()
@@ -43,11 +51,7 @@ fn key(path: &Path) -> Vec<u8> {
 }
 
 impl<'a> Collector<'a> {
-    pub(super) fn new(
-        interpreter: &Interpreter,
-        excluded: Excluded<'a>,
-        walk: &'a Walk,
-    ) -> Result<Self, Error> {
+    pub(super) fn new(interpreter: &Interpreter, excluded: Excluded<'a>) -> Result<Self, Error> {
         Ok(Self {
             old: Old::new(interpreter)?,
             linked: Vec::new(),
@@ -56,7 +60,10 @@ impl<'a> Collector<'a> {
             remarks: Vec::new(),
             unreadable: Vec::new(),
             bytecode: HashMap::new(),
-            walk,
+            ledger: Ledger::new(),
+            trees: Vec::new(),
+            links: Links::new(),
+            apart: Vec::new(),
         })
     }
 
@@ -97,9 +104,9 @@ impl<'a> Collector<'a> {
         at: &Path,
         wanted: &dyn Fn(&Path) -> bool,
     ) -> Result<(), Error> {
-        let walk = self.walk;
         let root = &root.canonicalize().map_err(Error::io("find", root))?;
-        let all = walk.of(root).map_err(Error::io("read", root))?;
+        let all = below(root).map_err(Error::io("read", root))?;
+        self.trees.push((root.clone(), at.to_path_buf()));
         let mut taken: Vec<(&Found, PathBuf)> = Vec::new();
         let mut left_out: Option<&Path> = None;
         for found in &all[1..] {
@@ -107,7 +114,9 @@ impl<'a> Collector<'a> {
                 continue;
             }
             let path = at.join(found.path.strip_prefix(root).unwrap_or(&found.path));
-            if wanted(&path) && !(self.excluded)(&path) {
+            if found.inside == Some(Inside::Apart) {
+                self.set_apart(&found.path);
+            } else if wanted(&path) && !(self.excluded)(&path) {
                 taken.push((found, path));
             } else {
                 left_out = Some(&found.path);
@@ -119,23 +128,72 @@ impl<'a> Collector<'a> {
                 found.metadata.is_file() && path.extension() == Some(OsStr::new("pyc"));
             is_compiled.then(|| bytecode(version, &found.path, path))
         });
-        if all[0].is_closed {
-            self.unreadable.push(root.clone());
-        }
+        self.put_inside(&all[0]);
         for ((found, path), compiled) in taken.into_iter().zip(compiled) {
-            if found.is_closed {
-                self.unreadable.push(found.path.clone());
-            }
+            self.put_inside(found);
             // What cannot be read is named when it is added.
             if let Some(Ok(compiled)) = compiled {
                 self.bytecode.insert(found.path.clone(), compiled);
             }
-            self.add(&found.path, &path, &found.metadata)?;
+            if found.metadata.is_symlink() {
+                self.add_link(&found.path, &path, root)?;
+            } else {
+                self.add_found(&found.path, &path, &found.metadata)?;
+            }
         }
         Ok(())
     }
 
+    fn put_inside(&mut self, found: &Found) {
+        match found.inside {
+            Some(Inside::Listed(seen)) => self.ledger.put_listing(&found.path, seen),
+            Some(Inside::Closed(seen)) => {
+                self.ledger.put_listing(&found.path, seen);
+                self.unreadable.push(found.path.clone());
+            }
+            Some(Inside::Apart) | None => {}
+        }
+    }
+
+    /// Only by what makes it an environment: what is in it may change.
+    fn set_apart(&mut self, directory: &Path) {
+        for mark in MARKS {
+            self.ledger.look(&directory.join(mark));
+        }
+        if !self.apart.iter().any(|apart| apart == directory) {
+            self.apart.push(directory.to_path_buf());
+        }
+    }
+
+    /// In one remark, since there may be many.
+    pub(super) fn name_apart(&mut self) {
+        const MOST: usize = 8;
+        let named = |path: &PathBuf| format!("`{}`", path.display());
+        let mut names: Vec<String> = self.apart.iter().take(MOST).map(named).collect();
+        match self.apart.len() {
+            0 => return,
+            count if count > MOST => names.push(format!("and {} more", count - MOST)),
+            _ => {}
+        }
+        self.remarks.push(format!(
+            "environments that lie inside of this one stay behind, {}: {}",
+            self.apart.len(),
+            names.join(", ")
+        ));
+    }
+
+    /// What lies somewhere by itself; a link is followed.
     pub(super) fn add(
+        &mut self,
+        file: &Path,
+        path: &Path,
+        metadata: &fs::Metadata,
+    ) -> Result<(), Error> {
+        self.ledger.look(file);
+        self.add_found(file, path, metadata)
+    }
+
+    fn add_found(
         &mut self,
         file: &Path,
         path: &Path,
@@ -144,8 +202,6 @@ impl<'a> Collector<'a> {
         let mode = metadata.permissions().mode();
         if metadata.is_dir() {
             self.put(path, Kind::Directory, 0o755, None);
-        } else if metadata.is_symlink() {
-            self.add_link(file, path)?;
         } else if metadata.is_file() {
             if !is_readable(file, mode) {
                 self.unreadable.push(file.to_path_buf());
@@ -163,8 +219,12 @@ impl<'a> Collector<'a> {
             // What its owner may do everybody may, but write: another user may run it.
             let mode = if mode & 0o100 == 0 { 0o644 } else { 0o755 };
             self.put(path, Kind::File(size), mode, Some(content));
+        } else {
+            self.remarks.push(format!(
+                "`{}` is a device, pipe or socket: left out",
+                file.display()
+            ));
         }
-        // Sockets and devices are no part of a Python.
         Ok(())
     }
 
@@ -180,70 +240,32 @@ impl<'a> Collector<'a> {
             kind,
             mode,
         };
-        self.found.insert(key(path), (entry, content));
-    }
-
-    /// A link within the tree becomes relative; what another one leads to is taken in its place.
-    fn add_link(&mut self, file: &Path, path: &Path) -> Result<(), Error> {
-        let target = fs::read_link(file).map_err(Error::io("read", file))?;
-        let inside = self.old.inside(&target).map(|below| {
-            let depth = path.components().count() - 1;
-            let mut relative = PathBuf::from("../".repeat(depth));
-            relative.push(below);
-            relative
-        });
-        let relative = if target.is_absolute() {
-            inside
-        } else {
-            stays_inside(path, &target).then(|| target.clone())
-        };
-        if let Some(relative) = relative {
-            self.put(
-                path,
-                Kind::Symlink(relative.into_os_string().into_vec()),
-                0o777,
-                None,
-            );
-            return Ok(());
-        }
-        match fs::metadata(file) {
-            Ok(metadata) if metadata.is_file() => self.add(file, path, &metadata),
-            Ok(metadata) if metadata.is_dir() => {
-                let real = file.canonicalize().map_err(Error::io("find", file))?;
-                self.put(path, Kind::Directory, 0o755, None);
-                self.remarks.push(format!(
-                    "`{}` is a link out of the environment: taken from `{}`",
-                    path.display(),
-                    real.display()
-                ));
-                self.add_tree(&real, path, &|_| true)
-            }
-            _ => {
-                self.remarks.push(format!(
-                    "`{}` is a link to nowhere (`{}`): left out",
-                    path.display(),
-                    target.display()
-                ));
-                Ok(())
+        let key = key(path);
+        self.links.remove(&key);
+        let is_directory = |kind: &Kind| *kind == Kind::Directory;
+        if !is_directory(&entry.kind)
+            && self
+                .found
+                .get(&key)
+                .is_some_and(|(old, _)| is_directory(&old.kind))
+        {
+            // Nothing lies in it any more.
+            let below = [&key[..], b"\0"].concat()..[&key[..], b"\x01"].concat();
+            let hidden: Vec<_> = self
+                .found
+                .range(below)
+                .map(|(key, _)| key.clone())
+                .collect();
+            for key in hidden {
+                self.found.remove(&key);
+                self.links.remove(&key);
             }
         }
+        self.found.insert(key, (entry, content));
     }
 }
 
 /// Asks the kernel where the mode leaves a doubt.
 fn is_readable(file: &Path, mode: u32) -> bool {
     mode & 0o444 == 0o444 || nix::unistd::access(file, nix::unistd::AccessFlags::R_OK).is_ok()
-}
-
-fn stays_inside(path: &Path, target: &Path) -> bool {
-    let mut depth = path.components().count() - 1;
-    for component in target.components() {
-        match component {
-            Component::ParentDir if depth == 0 => return false,
-            Component::ParentDir => depth -= 1,
-            Component::CurDir => {}
-            _ => depth += 1,
-        }
-    }
-    true
 }

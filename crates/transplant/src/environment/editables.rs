@@ -46,6 +46,7 @@ impl Collector<'_> {
                 match editable::line(line) {
                     editable::Line::Directory(named) => {
                         let source = file.parent().unwrap_or(&file).join(&named);
+                        self.ledger.look(&source);
                         let real = source.canonicalize().unwrap_or_else(|_| source.clone());
                         if let Some(below) = self.old.inside(&real) {
                             if named.is_absolute() {
@@ -59,6 +60,18 @@ impl Collector<'_> {
                             bundled += 1;
                             self.add_parents(&place.join("x"));
                             self.add_source(&source, &place)?;
+                            lines.push(format!("{up}{}", place.display()));
+                            changed = true;
+                        } else if source.is_file() {
+                            // An archive of modules: a zip, an egg.
+                            let name = source.file_name().unwrap_or_default();
+                            let place = PathBuf::from(format!("{EDITABLES}/{bundled}")).join(name);
+                            bundled += 1;
+                            self.add_parents(&place);
+                            let metadata =
+                                fs::metadata(&source).map_err(Error::io("read", &source))?;
+                            self.add(&source, &place, &metadata)?;
+                            self.trees.push((real, place.clone()));
                             lines.push(format!("{up}{}", place.display()));
                             changed = true;
                         } else {
@@ -101,11 +114,13 @@ impl Collector<'_> {
         for (name, source) in mapping {
             let place = site.join(name.replace('.', "/"));
             self.add_parents(&place);
+            self.ledger.look(&source);
             if source.is_dir() {
                 self.add_source(&source, &place)?;
                 continue;
             }
             // A module that is one file, in Python or compiled.
+            self.ledger.list(source.parent().unwrap_or(&source));
             let compiled = fs::read_dir(source.parent().unwrap_or(&source))
                 .into_iter()
                 .flatten()

@@ -126,6 +126,12 @@ impl Collector<'_> {
             };
             missing.entry(library).or_insert_with(new).count += 1;
         }
+        for path in files.looked_at() {
+            // What lies in the environment is listed.
+            if self.old.inside(path).is_none() {
+                self.ledger.look(path);
+            }
+        }
         let has_search_path = self.lead_to_libraries(&files)?;
         let starting = files.starting();
         for each in &mut taken {

@@ -83,6 +83,8 @@ pub(super) struct Files {
     interpreter: Option<usize>,
     waiting: VecDeque<(usize, String)>,
     known: HashMap<PathBuf, bool>,
+    /// Where this machine's loader may find what no search path leads to.
+    candidates: HashSet<PathBuf>,
 }
 
 impl Files {
@@ -116,6 +118,7 @@ impl Files {
             interpreter: None,
             waiting: VecDeque::new(),
             known: HashMap::new(),
+            candidates: HashSet::new(),
         };
         for (file, linked) in collector.linked.drain(..) {
             let path = files.places.get(&file).cloned().unwrap_or_default();
@@ -308,6 +311,7 @@ impl Files {
         {
             return self.elsewhere(index, place);
         }
+        self.candidates.extend(self.loader.candidates(library));
         let found = match self.loader.in_path(library) {
             Some(found) if !self.compiled[index].linked.runpaths.is_empty() => Some(found),
             found => by_search.or(found),
@@ -364,6 +368,13 @@ impl Files {
         let all = all.into_iter().flatten();
         all.map(|index| self.compiled[index].path.as_path())
             .collect()
+    }
+
+    /// Every path at which a library was looked for outside of what is packed, or might be.
+    pub(super) fn looked_at(&self) -> impl Iterator<Item = &Path> {
+        let known = self.known.keys().chain(&self.candidates);
+        let known = known.map(PathBuf::as_path);
+        known.chain([Path::new(loader::CACHE)])
     }
 
     /// Those that need a search path of ours, and the interpreter, for all the modules that it loads.

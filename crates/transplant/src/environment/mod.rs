@@ -10,21 +10,23 @@ mod editable;
 mod editables;
 mod edited;
 mod included;
+pub(crate) mod ledger;
 mod libraries;
 mod linked;
-mod roots;
+mod links;
+mod search;
 mod system;
-pub(crate) mod unchanged;
-pub(crate) mod walk;
+mod walk;
 
 use std::fs;
-use std::path::{Component, Path};
+use std::path::{Component, Path, PathBuf};
+use std::thread;
 
 use htmap_exec_interpreter::Interpreter;
 
 use self::collector::Collector;
+use self::ledger::{Ledger, TICK};
 use self::system::is_system;
-use self::walk::Walk;
 use crate::archive::entry::{Entry, Kind, refusal};
 use crate::archive::manifest::Need;
 use crate::error::Error;
@@ -32,7 +34,6 @@ use crate::relocate::content::Content;
 
 pub use self::included::Included;
 pub use self::libraries::Taken;
-pub(crate) use self::roots::{homes, roots};
 
 /// A tree that is ready to be packed.
 #[derive(Debug)]
@@ -43,6 +44,8 @@ pub struct Source {
     pub contents: Vec<Option<Content>>,
     /// The interpreter, below the root.
     pub python: String,
+    /// Of what Python looks through here, that which came along.
+    pub sys_path: Vec<PathBuf>,
     /// What could not be taken along as it was, each in a sentence.
     pub remarks: Vec<String>,
     /// Libraries of this machine that come along.
@@ -51,6 +54,8 @@ pub struct Source {
     pub lacking: Vec<Need>,
     /// Whether the interpreter finds its libraries by a search path of its own, before any other's.
     pub has_search_path: bool,
+    /// What all of it depends on.
+    pub ledger: Ledger,
 }
 
 impl Source {
@@ -72,28 +77,54 @@ impl Source {
 /// What to leave out.
 pub type Excluded<'a> = &'a dyn Fn(&Path) -> bool;
 
-/// Collects everything that this interpreter needs.
+/// Collects everything that this interpreter needs; twice where something was changed just before.
 pub fn collect(
     interpreter: &Interpreter,
     excluded: Excluded<'_>,
     included: &[Included],
-    walk: &Walk,
+) -> Result<Source, Error> {
+    let source = look(interpreter, excluded, included)?;
+    if source.ledger.is_settled() {
+        return Ok(source);
+    }
+    thread::sleep(TICK);
+    look(interpreter, excluded, included)
+}
+
+fn look(
+    interpreter: &Interpreter,
+    excluded: Excluded<'_>,
+    included: &[Included],
 ) -> Result<Source, Error> {
     let name = format!("python{}", interpreter.version);
-    let mut collector = Collector::new(interpreter, excluded, walk)?;
+    let mut collector = Collector::new(interpreter, excluded)?;
     let (prefix, base) = (collector.old.prefix.clone(), collector.old.base.clone());
     let library = Path::new("lib").join(&name);
     let packages = library.join("site-packages");
     let in_venv = prefix != base;
     let shared = !in_venv || reads_base_packages(&prefix);
-    let mut debian = false;
+    let debian = is_system(&base) && base.join("lib/python3/dist-packages").is_dir();
+    // Debian's Python looks for packages there, and not in site-packages.
+    let site = if debian {
+        Path::new("local").join(&library).join("dist-packages")
+    } else {
+        packages.clone()
+    };
+    let behind = if in_venv && shared {
+        collector.set_behind(&[
+            Path::new("lib64").join(&name).join("site-packages"),
+            site.clone(),
+        ])
+    } else {
+        Vec::new()
+    };
+    let stays = |path: &Path| !behind.iter().any(|(from, _)| from == path);
     if is_system(&base) {
-        debian = base.join("lib/python3/dist-packages").is_dir();
-        collector.add_system(&base, &name, shared)?;
+        collector.add_system(&base, &name, &stays, shared)?;
     } else {
         collector.add_tree(&base, Path::new(""), &|path| {
             let outside = shared || path == packages || !path.starts_with(&packages);
-            outside && !(in_venv && is_of_another_python(path, &name))
+            outside && stays(path) && !(in_venv && is_of_another_python(path, &name))
         })?;
     }
     if in_venv {
@@ -106,12 +137,11 @@ pub fn collect(
         })?;
         let own = prefix.join(&packages);
         if debian && own.is_dir() {
-            // Debian's Python looks for packages there, and not in site-packages.
-            let place = Path::new("local").join(&library).join("dist-packages");
-            collector.add_parents(&place.join("x"));
-            collector.add_tree(&own, &place, &|_| true)?;
+            collector.add_parents(&site.join("x"));
+            collector.add_tree(&own, &site, &|_| true)?;
         }
     }
+    collector.add_behind(&behind, &site)?;
     let python = format!("bin/{name}");
     // By which scripts call it; a system's may lie elsewhere.
     for also in ["bin/python", "bin/python3"] {
@@ -120,14 +150,14 @@ pub fn collect(
             collector.put(Path::new(also), Kind::Symlink(target), 0o777, None);
         }
     }
-    let site = if debian {
-        Path::new("local").join(&library).join("dist-packages")
-    } else {
-        packages
-    };
     collector.include(included, &site)?;
+    // Also of the files that name editable installs.
+    collector.settle_links()?;
     collector.bundle_editables()?;
+    collector.settle_links()?;
     let libraries = collector.add_libraries(&python, &site)?;
+    collector.name_apart();
+    let sys_path = collector.compare(interpreter, &site, debian);
     collector.note_edits(&interpreter.base_prefix)?;
     if !collector.has(Path::new(&python)) {
         return Err(Error::Unsupported {
@@ -152,11 +182,34 @@ pub fn collect(
         entries,
         contents,
         python,
+        sys_path,
         remarks: collector.remarks,
         taken: libraries.taken,
         lacking: libraries.lacking,
         has_search_path: libraries.has_search_path,
+        ledger: collector.ledger,
     })
+}
+
+/// The directories that are the Python's own.
+pub(crate) fn homes(interpreter: &Interpreter) -> Vec<PathBuf> {
+    let base = &interpreter.base_prefix;
+    let mut homes = if is_system(base) {
+        let name = format!("python{}", interpreter.version);
+        vec![
+            base.join("bin").join(&name),
+            base.join("lib").join(&name),
+            base.join("lib64").join(&name),
+            base.join("lib/python3"),
+            base.join("local/lib").join(&name),
+        ]
+    } else {
+        vec![base.clone()]
+    };
+    if interpreter.prefix != *base {
+        homes.push(interpreter.prefix.clone());
+    }
+    homes
 }
 
 /// `include-system-site-packages` of `pyvenv.cfg` (PEP 405).
@@ -223,4 +276,29 @@ pub(crate) fn fuzz(directory: &Path, bytes: &[u8]) {
         let _ = crate::relocate::bytecode::bytecode(version, &file, &file);
     }
     fs::remove_file(&file).expect("removed");
+}
+
+#[cfg(test)]
+mod tests {
+    use htmap_exec_interpreter::PythonVersion;
+
+    use super::*;
+
+    /// One that lies there, for tests that start none.
+    pub(super) fn interpreter(prefix: &Path) -> Interpreter {
+        Interpreter {
+            executable: prefix.join("bin/python3.11"),
+            version: PythonVersion {
+                major: 3,
+                minor: 11,
+            },
+            full_version: "3.11.7".to_owned(),
+            implementation: "CPython".to_owned(),
+            prefix: prefix.to_path_buf(),
+            base_prefix: prefix.to_path_buf(),
+            sys_path: Vec::new(),
+            extension_suffix: String::new(),
+            cloudpickle: None,
+        }
+    }
 }

@@ -22,6 +22,7 @@ impl Collector<'_> {
         &mut self,
         base: &Path,
         name: &str,
+        wanted: &dyn Fn(&Path) -> bool,
         with_packages: bool,
     ) -> Result<(), Error> {
         self.add_parents(Path::new("bin/x"));
@@ -39,10 +40,13 @@ impl Collector<'_> {
         for place in places {
             let from = base.join(&place);
             // /usr/lib64 is /usr/lib on some systems.
-            if from.is_dir() && !(place.starts_with("lib64") && is_link(&base.join("lib64"))) {
+            if from.is_dir()
+                && wanted(&place)
+                && !(place.starts_with("lib64") && is_link(&base.join("lib64")))
+            {
                 self.add_parents(&place.join("x"));
                 self.add_tree(&from, &place, &|path| {
-                    with_packages
+                    wanted(path) && with_packages
                         || !path.components().any(|part| {
                             part.as_os_str() == "dist-packages"
                                 || part.as_os_str() == "site-packages"

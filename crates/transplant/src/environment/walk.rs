@@ -1,120 +1,56 @@
-//! Everything in some directories, looked at once and on all processors.
+//! Everything below a directory, looked at once and on all processors.
 //!
-//! What was seen here is what a build goes by: whether anything changed since the last one, what goes
-//! into the archive, and whether a file is still the same when it is read.
+//! What was seen here is what a build goes by: what goes into the archive, whether a file is still the
+//! same when it is read, and whether anything changed when it is built again.
 
-use std::borrow::Cow;
 use std::collections::HashMap;
+use std::ffi::OsString;
 use std::fs::{self, Metadata};
 use std::io;
-use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Condvar, Mutex, PoisonError};
 use std::thread;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use htmap_exec_interpreter::Interpreter;
+use super::ledger::{self, Seen};
 
-use crate::environment::{self, Included};
+/// A name in a directory, and what it is; links are not followed.
+pub(super) type Listed = (OsString, Metadata);
 
-/// The longest that kernels are built with, twice.
-const TICK: Duration = Duration::from_millis(20);
-
-/// A file, directory or link (which is not followed).
+/// A file, directory or link.
 #[derive(Debug, Clone)]
 pub(crate) struct Found {
     pub(crate) path: PathBuf,
     pub(crate) metadata: Metadata,
-    /// Whether it is a directory that could not be read.
-    pub(crate) is_closed: bool,
+    /// Of a directory.
+    pub(crate) inside: Option<Inside>,
 }
 
-/// What an environment consists of.
-#[derive(Debug)]
-pub struct Walk {
-    roots: Vec<Vec<Found>>,
-    begun: SystemTime,
-}
-
-impl Walk {
-    /// Looks at everything that [`crate::collect`] may take; twice where something was changed just before.
-    pub fn new(interpreter: &Interpreter, included: &[Included]) -> Self {
-        let roots = environment::roots(interpreter);
-        let included = included.iter().map(|included| included.path.clone());
-        let roots: Vec<PathBuf> = roots.into_iter().chain(included).collect();
-        let walk = Self::over(&roots);
-        if walk.is_settled() {
-            return walk;
-        }
-        thread::sleep(TICK);
-        Self::over(&roots)
-    }
-
-    fn over(roots: &[PathBuf]) -> Self {
-        Self {
-            begun: SystemTime::now(),
-            roots: roots
-                .iter()
-                .filter_map(|root| below(&root.canonicalize().ok()?).ok())
-                .collect(),
-        }
-    }
-
-    /// Whether a later change of any file will show in its metadata. One within the same tick of the
-    /// kernel's clock would not; git calls such files racy:
-    /// <https://git-scm.com/docs/racy-git>
-    pub fn is_settled(&self) -> bool {
-        let before = self.begun.checked_sub(TICK);
-        let before = before.and_then(|time| time.duration_since(UNIX_EPOCH).ok());
-        let (seconds, nanoseconds) = before.map_or((0, 0), |time| {
-            (time.as_secs().cast_signed(), i64::from(time.subsec_nanos()))
-        });
-        self.all().all(|found| {
-            let metadata = &found.metadata;
-            (metadata.ctime(), metadata.ctime_nsec()) < (seconds, nanoseconds)
-        })
-    }
-
-    /// All of it: each root, then what is in it.
-    pub(crate) fn all(&self) -> impl Iterator<Item = &Found> {
-        self.roots.iter().flatten()
-    }
-
-    /// A directory, then what is in it, sorted by name; looked at now if it is none of the roots.
-    pub(crate) fn of(&self, directory: &Path) -> io::Result<Cow<'_, [Found]>> {
-        for root in &self.roots {
-            let is_above = root
-                .first()
-                .is_some_and(|first| directory.starts_with(&first.path));
-            if !is_above {
-                continue;
-            }
-            if let Some(begin) = root.iter().position(|found| found.path == directory) {
-                let count = root[begin..]
-                    .iter()
-                    .take_while(|found| found.path.starts_with(directory))
-                    .count();
-                return Ok(Cow::Borrowed(&root[begin..begin + count]));
-            }
-        }
-        below(directory).map(Cow::Owned)
-    }
+/// What became of a directory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Inside {
+    /// What is in it comes behind it, as it was seen.
+    Listed(Seen),
+    /// It could not be read.
+    Closed(Seen),
+    /// An environment of its own, or packages that conda keeps for all of them: nobody's part.
+    Apart,
 }
 
 /// What is left to be read, and what was.
 struct Reading {
     waiting: Vec<PathBuf>,
     busy: usize,
-    read: HashMap<PathBuf, Option<Vec<Found>>>,
+    read: HashMap<PathBuf, (Vec<Found>, Inside)>,
 }
 
-fn below(root: &Path) -> io::Result<Vec<Found>> {
+/// A directory, then what is in it, sorted by name.
+pub(super) fn below(root: &Path) -> io::Result<Vec<Found>> {
     let metadata = fs::symlink_metadata(root)?;
     let is_directory = metadata.is_dir();
     let mut all = vec![Found {
         path: root.to_path_buf(),
         metadata,
-        is_closed: false,
+        inside: None,
     }];
     if !is_directory {
         return Ok(all);
@@ -138,12 +74,11 @@ fn below(root: &Path) -> io::Result<Vec<Found>> {
             };
             state.busy += 1;
             drop(state);
-            let found = entries(&directory).ok();
+            let (found, inside) = entries(&directory, directory == root);
             state = reading.lock().unwrap_or_else(PoisonError::into_inner);
-            let inner = found.iter().flatten();
-            let inner = inner.filter(|found| found.metadata.is_dir());
+            let inner = found.iter().filter(|found| found.metadata.is_dir());
             state.waiting.extend(inner.map(|found| found.path.clone()));
-            state.read.insert(directory, found);
+            state.read.insert(directory, (found, inside));
             state.busy -= 1;
             moved.notify_all();
         }
@@ -165,12 +100,10 @@ fn below(root: &Path) -> io::Result<Vec<Found>> {
     let mut waiting: Vec<Found> = Vec::new();
     loop {
         if let Some(last) = all.get_mut(next)
-            && last.metadata.is_dir()
+            && let Some((inner, inside)) = read.remove(&last.path)
         {
-            match read.remove(&last.path).flatten() {
-                Some(inner) => waiting.extend(inner.into_iter().rev()),
-                None => last.is_closed = true,
-            }
+            waiting.extend(inner.into_iter().rev());
+            last.inside = Some(inside);
         }
         let Some(found) = waiting.pop() else {
             return Ok(all);
@@ -180,59 +113,117 @@ fn below(root: &Path) -> io::Result<Vec<Found>> {
     }
 }
 
-fn entries(directory: &Path) -> io::Result<Vec<Found>> {
-    let mut found = Vec::new();
+fn entries(directory: &Path, is_root: bool) -> (Vec<Found>, Inside) {
+    let listed = listed(directory);
+    let seen = ledger::seen(&listed);
+    let Ok(listed) = listed else {
+        return (Vec::new(), Inside::Closed(seen));
+    };
+    if !is_root && is_apart(directory, &listed) {
+        return (Vec::new(), Inside::Apart);
+    }
+    let found = listed.into_iter().map(|(name, metadata)| Found {
+        path: directory.join(name),
+        metadata,
+        inside: None,
+    });
+    (found.collect(), Inside::Listed(seen))
+}
+
+/// What is in a directory, sorted by name.
+pub(super) fn listed(directory: &Path) -> io::Result<Vec<Listed>> {
+    let mut listed = Vec::new();
     for entry in fs::read_dir(directory)? {
         let entry = entry?;
         match entry.metadata() {
-            Ok(metadata) => found.push(Found {
-                path: entry.path(),
-                metadata,
-                is_closed: false,
-            }),
+            Ok(metadata) => listed.push((entry.file_name(), metadata)),
             // Gone since.
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => return Err(error),
         }
     }
-    found.sort_unstable_by(|one, other| one.path.file_name().cmp(&other.path.file_name()));
-    Ok(found)
+    listed.sort_unstable_by(|(one, _), (other, _)| one.cmp(other));
+    Ok(listed)
+}
+
+/// What makes a directory an environment, or conda's store of packages.
+pub(super) const MARKS: [&str; 3] = ["pyvenv.cfg", "conda-meta", "urls.txt"];
+
+fn is_apart(directory: &Path, listed: &[Listed]) -> bool {
+    let has = |name: &str, is_directory: bool| {
+        listed
+            .binary_search_by(|(listed, _)| listed.as_os_str().cmp(name.as_ref()))
+            .is_ok_and(|at| listed[at].1.is_dir() == is_directory)
+    };
+    let [venv, conda, packages] = MARKS;
+    has(venv, false)
+        || has(conda, true)
+        || directory.file_name().is_some_and(|name| name == "pkgs") && has(packages, false)
+}
+
+/// Of a directory that is about to be taken for a part of an environment.
+pub(super) fn is_environment(directory: &Path) -> bool {
+    listed(directory).is_ok_and(|listed| is_apart(directory, &listed))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    #[test]
-    fn a_directory_comes_right_before_what_is_in_it() {
-        let root = tempfile::tempdir().unwrap();
-        for file in ["b/x", "b/c/d/e", "b-c/x", "a"] {
-            let file = root.path().join(file);
+    fn shown(root: &Path) -> Vec<String> {
+        let found = below(root).unwrap();
+        let name = |found: &Found| {
+            let name = found.path.strip_prefix(root).unwrap();
+            name.display().to_string()
+        };
+        found.iter().map(name).collect()
+    }
+
+    fn write(root: &Path, files: &[&str]) {
+        for file in files {
+            let file = root.join(file);
             fs::create_dir_all(file.parent().unwrap()).unwrap();
             fs::write(file, "").unwrap();
         }
+    }
+
+    #[test]
+    fn a_directory_comes_right_before_what_is_in_it() {
+        let root = tempfile::tempdir().unwrap();
+        write(root.path(), &["b/x", "b/c/d/e", "b-c/x", "a"]);
         fs::create_dir(root.path().join("empty")).unwrap();
         std::os::unix::fs::symlink("b", root.path().join("link")).unwrap();
-        let shown = |found: &[Found]| -> Vec<String> {
-            let name = |found: &Found| {
-                let name = found.path.strip_prefix(root.path()).unwrap();
-                name.display().to_string()
-            };
-            found.iter().map(name).collect()
-        };
-        let found = below(root.path()).unwrap();
         let expected = [
             "", "a", "b", "b/c", "b/c/d", "b/c/d/e", "b/x", "b-c", "b-c/x", "empty", "link",
         ];
-        assert_eq!(shown(&found), expected);
-        let walk = Walk {
-            roots: vec![found],
-            begun: SystemTime::now(),
-        };
-        assert!(!walk.is_settled());
-        let inner = walk.of(&root.path().join("b")).unwrap();
-        assert!(matches!(inner, Cow::Borrowed(_)));
-        assert_eq!(shown(&inner), ["b", "b/c", "b/c/d", "b/c/d/e", "b/x"]);
-        assert!(walk.of(&root.path().join("none")).is_err());
+        assert_eq!(shown(root.path()), expected);
+        assert!(below(&root.path().join("none")).is_err());
+    }
+
+    #[test]
+    fn environments_stay_apart() {
+        let root = tempfile::tempdir().unwrap();
+        let files = [
+            "pyvenv.cfg",
+            "envs/one/pyvenv.cfg",
+            "envs/one/secret",
+            "envs/two/conda-meta/history",
+            "pkgs/urls.txt",
+            "pkgs/numpy/x",
+            "lib/pkgs/x",
+        ];
+        write(root.path(), &files);
+        let expected = [
+            "",
+            "envs",
+            "envs/one",
+            "envs/two",
+            "lib",
+            "lib/pkgs",
+            "lib/pkgs/x",
+            "pkgs",
+            "pyvenv.cfg",
+        ];
+        assert_eq!(shown(root.path()), expected);
     }
 }

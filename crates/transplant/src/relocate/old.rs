@@ -19,6 +19,8 @@ pub(crate) struct Old {
     /// reasons: as they are written in a text.
     built: Vec<String>,
     named: Vec<String>,
+    /// Directories of them that lie elsewhere in the tree.
+    pub(crate) moved: Vec<(PathBuf, PathBuf)>,
 }
 
 impl Old {
@@ -44,6 +46,7 @@ impl Old {
             built: texts(&["/", "/usr"]),
             named: texts(&["/", "/usr", "/usr/local"]),
             places,
+            moved: Vec::new(),
         })
     }
 
@@ -64,8 +67,13 @@ impl Old {
             return None;
         }
         let below = |path: &Path| {
+            let moved = |(from, to): &(PathBuf, PathBuf)| {
+                let below = path.strip_prefix(from).ok()?;
+                Some(to.components().chain(below.components()).collect())
+            };
             let below = |root| path.strip_prefix(root).ok().map(Path::to_path_buf);
-            self.places.iter().find_map(below)
+            let moved = self.moved.iter().find_map(moved);
+            moved.or_else(|| self.places.iter().find_map(below))
         };
         below(path).or_else(|| {
             let (parent, name) = (path.parent()?, path.file_name()?);

@@ -7,6 +7,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
+use crate::environment::ledger;
 use crate::error::Error;
 use crate::store::names::is_digest;
 
@@ -27,7 +28,7 @@ pub struct Leftover {
 /// What builds that were killed left in a directory of archives, and packages without an archive.
 pub fn leftovers(directory: &Path) -> Result<Vec<Leftover>, Error> {
     files(directory, |name| {
-        if name.starts_with(".making-") && has_pip(name) {
+        if name.starts_with(".making-") && has_end(name, "pip") {
             return Some("a build that was ended left it");
         }
         let archive = name.strip_suffix(".pip").filter(|name| is_digest(name))?;
@@ -38,6 +39,12 @@ pub fn leftovers(directory: &Path) -> Result<Vec<Leftover>, Error> {
 /// What the cache remembers of archives that are in none of these directories.
 pub fn forgotten(cache: &Path, directories: &[PathBuf]) -> Result<Vec<Leftover>, Error> {
     files(cache, |name| {
+        if has_end(name, "ledger") {
+            let archive = ledger::archive(&cache.join(name));
+            return archive
+                .is_none_or(|archive| !archive.exists())
+                .then_some("remembers an archive that is gone");
+        }
         if !is_digest(name) {
             return None;
         }
@@ -49,8 +56,8 @@ pub fn forgotten(cache: &Path, directories: &[PathBuf]) -> Result<Vec<Leftover>,
     })
 }
 
-fn has_pip(name: &str) -> bool {
-    Path::new(name).extension().is_some_and(|end| end == "pip")
+fn has_end(name: &str, wanted: &str) -> bool {
+    Path::new(name).extension().is_some_and(|end| end == wanted)
 }
 
 fn files(

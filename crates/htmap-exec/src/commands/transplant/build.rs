@@ -8,8 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context as _;
 use htmap_exec_interpreter::{Distributions, Interpreter, probe};
 use htmap_exec_transplant::{
-    self as transplant, Archive, Digest, Error, Format, Included, Manifest, Memory, Packed, Source,
-    Walk,
+    self as transplant, Archive, Error, Format, Included, Manifest, Memory, Packed, Source,
 };
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::json;
@@ -31,9 +30,7 @@ struct Build<'a> {
     interpreter: Interpreter,
     excluded: Vec<glob::Pattern>,
     included: Vec<Included>,
-    how: String,
-    /// What is known about environments that were packed, and about this one.
-    cache: Option<PathBuf>,
+    /// What is known about this environment, if it was packed before.
     place: Option<PathBuf>,
 }
 
@@ -59,9 +56,7 @@ pub(super) fn build(options: &TransplantBuild) -> anyhow::Result<()> {
         "level {} exclude {:?} include {included:?} compile {}",
         options.level, options.exclude, !options.no_compile
     );
-    let cache = cache();
-    let place = cache.as_ref();
-    let place = place.map(|cache| transplant::place(cache, &interpreter, &how));
+    let place = cache().map(|cache| transplant::place(&cache, &interpreter, &how));
     Build {
         options,
         begun,
@@ -69,8 +64,6 @@ pub(super) fn build(options: &TransplantBuild) -> anyhow::Result<()> {
         excluded: excluded.collect::<anyhow::Result<_>>()?,
         included,
         interpreter,
-        how,
-        cache,
         place,
     }
     .run()
@@ -78,8 +71,7 @@ pub(super) fn build(options: &TransplantBuild) -> anyhow::Result<()> {
 
 impl Build<'_> {
     fn run(&self) -> anyhow::Result<()> {
-        let mut walk = self.walk();
-        if let Some(path) = self.unchanged(&walk) {
+        if let Some(path) = self.unchanged() {
             return self.nothing_to_do(&path);
         }
         let waited = Cell::new(false);
@@ -89,40 +81,30 @@ impl Build<'_> {
         };
         let place = self.place.as_deref();
         let _lock = place.and_then(|place| transplant::alone(place, waiting));
-        if waited.get() {
-            walk = self.walk();
-            if let Some(path) = self.unchanged(&walk) {
-                return self.nothing_to_do(&path);
-            }
+        if waited.get()
+            && let Some(path) = self.unchanged()
+        {
+            return self.nothing_to_do(&path);
         }
         let mut attempt = 1;
         loop {
-            match self.pack(&walk) {
+            match self.pack() {
                 Err(error @ Error::Changed { .. }) if attempt < ATTEMPTS => {
                     tracing::warn!("{error}: it is packed again");
                     attempt += 1;
                     std::thread::sleep(PAUSE);
-                    walk = self.walk();
                 }
                 built => return self.report(&built?),
             }
         }
     }
 
-    fn walk(&self) -> Walk {
-        let walk = Walk::new(&self.interpreter, &self.included);
-        self.passed("looked at all files");
-        walk
-    }
-
-    fn fingerprint(&self, walk: &Walk) -> Digest {
-        transplant::fingerprint(walk, &self.interpreter, &self.how)
-    }
-
     /// The archive of the same environment, if there is one.
-    fn unchanged(&self, walk: &Walk) -> Option<PathBuf> {
-        let cache = self.cache.as_deref()?;
-        transplant::recall(cache, self.fingerprint(walk), &self.directory)
+    fn unchanged(&self) -> Option<PathBuf> {
+        let (place, check) = (self.place.as_deref()?, !self.options.no_check);
+        let found = transplant::unchanged(place, &self.interpreter, &self.directory, check);
+        self.passed("compared");
+        found
     }
 
     fn nothing_to_do(&self, path: &Path) -> anyhow::Result<()> {
@@ -147,12 +129,12 @@ impl Build<'_> {
         Ok(())
     }
 
-    fn pack(&self, walk: &Walk) -> Result<Built, Error> {
+    fn pack(&self) -> Result<Built, Error> {
         let place = self.place.as_deref();
         let memory = place.map_or_else(Memory::default, Memory::load);
         let excluded =
             |path: &Path| (self.excluded.iter()).any(|pattern| pattern.matches_path(path));
-        let mut source = transplant::collect(&self.interpreter, &excluded, &self.included, walk)?;
+        let mut source = transplant::collect(&self.interpreter, &excluded, &self.included)?;
         self.passed("collected");
         if !self.options.no_compile {
             let kept = place.map(transplant::beside);
@@ -171,8 +153,7 @@ impl Build<'_> {
             let checked = (!self.options.no_check)
                 .then(|| transplant::check(&self.interpreter, &source, &memory))
                 .transpose()?;
-            let packages =
-                Distributions::new().freeze(&self.interpreter.sys_path, self.interpreter.version);
+            let packages = Distributions::new().freeze(&source.sys_path, self.interpreter.version);
             let manifest = transplant::describe(&self.interpreter, &source, packages);
             self.passed("checked and audited");
             Ok((manifest, checked))
@@ -193,14 +174,13 @@ impl Build<'_> {
         let remark = checked.as_ref().and_then(|checked| checked.remark.clone());
         source.remarks.extend(remark);
         self.passed("packed");
-        if let (Some(cache), Some(place), true) = (&self.cache, place, walk.is_settled())
-            && let Err(error) = transplant::remember(cache, self.fingerprint(walk), packed.digest)
+        if let (Some(place), true) = (place, source.ledger.is_settled())
+            && let Err(error) = (source.ledger)
+                .keep(place, &self.interpreter, &path, checked.is_some())
                 .and_then(|()| transplant::keep(place, &path, &packed, checked.as_ref()))
         {
-            tracing::warn!(
-                "cannot remember the archive in `{}`: {error}",
-                cache.display()
-            );
+            let cache = place.parent().unwrap_or(place).display();
+            tracing::warn!("cannot remember the archive in `{cache}`: {error}");
         }
         Ok(Built {
             path,

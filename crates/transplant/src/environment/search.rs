@@ -1,0 +1,250 @@
+//! What Python looks through for packages: in the archive as here, and in the same order.
+//!
+//! A virtual environment that reads its base's packages has its own before them, each in a directory of
+//! its own: of a package that both have, no file of the base's may be found. A `.pth` file, the last of
+//! its directory, puts the base's behind and has their `.pth` files read
+//! (<https://docs.python.org/3/library/site.html>).
+
+use std::collections::HashMap;
+use std::ffi::OsStr;
+use std::fs;
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::{Component, Path, PathBuf};
+
+use htmap_exec_interpreter::{Distribution, Distributions, Interpreter};
+
+use super::collector::{Collector, key};
+use super::editable;
+use crate::archive::place::BASE;
+use crate::error::Error;
+use crate::relocate::content::Content;
+
+/// Behind every other name of its directory.
+const LAST: &str = "~htmap-exec-base.pth";
+/// How many packages a remark names.
+const MOST: usize = 8;
+
+impl Collector<'_> {
+    /// Which directories of the base's packages go behind the environment's own, and where to.
+    pub(super) fn set_behind(&mut self, directories: &[PathBuf]) -> Vec<(PathBuf, PathBuf)> {
+        let base = &self.old.base;
+        let is_real = |directory: &&PathBuf| {
+            // Such as lib64, which is lib on many systems.
+            let real = base.join(directory).canonicalize();
+            real.is_ok_and(|real| real.is_dir() && real == base.join(directory))
+        };
+        let behind: Vec<(PathBuf, PathBuf)> = directories
+            .iter()
+            .filter(is_real)
+            .map(|from| {
+                let lib = if from.starts_with("lib64") {
+                    "lib64"
+                } else {
+                    "lib"
+                };
+                let name = from.file_name().unwrap_or_default();
+                (from.clone(), Path::new(lib).join(BASE).join(name))
+            })
+            .collect();
+        let moved = behind
+            .iter()
+            .map(|(from, to)| (base.join(from), to.clone()));
+        self.old.moved = moved.collect();
+        behind
+    }
+
+    /// Takes them along, and has them looked through after `site`.
+    pub(super) fn add_behind(
+        &mut self,
+        behind: &[(PathBuf, PathBuf)],
+        site: &Path,
+    ) -> Result<(), Error> {
+        let base = self.old.base.clone();
+        let mut lines = String::new();
+        for (from, to) in behind {
+            self.add_parents(&to.join("x"));
+            self.add_tree(&base.join(from), to, &|_| true)?;
+            let to = to.display();
+            lines.push_str(&format!(
+                "import os, site, sys; site.addsitedir(os.path.join(sys.base_prefix, '{to}'))\n"
+            ));
+        }
+        if lines.is_empty() {
+            return Ok(());
+        }
+        let mut name = LAST.to_owned();
+        while self
+            .pths(site)
+            .last()
+            .is_some_and(|last| **last >= *site.join(&name))
+        {
+            name.insert(0, '~');
+        }
+        self.add_parents(&site.join("x"));
+        self.put_made(&site.join(name), lines.into_bytes());
+        Ok(())
+    }
+
+    /// In the order that Python reads them in.
+    fn pths(&self, site: &Path) -> Vec<PathBuf> {
+        let inside = key(site);
+        let below = [&inside[..], b"\0"].concat()..[&inside[..], b"\x01"].concat();
+        let found = self.found.range(below).map(|(_, (entry, _))| entry);
+        let mut found: Vec<PathBuf> = found
+            .map(|entry| PathBuf::from(OsStr::from_bytes(&entry.path)))
+            .filter(|path| path.parent() == Some(site))
+            .filter(|path| path.extension().is_some_and(|end| end == "pth"))
+            .collect();
+        found.sort();
+        found
+    }
+
+    /// The directories and archives that the archive's Python looks through because of `site`.
+    fn looked_through(&self, site: &Path) -> Vec<PathBuf> {
+        let mut all = vec![site.to_path_buf()];
+        for pth in self.pths(site) {
+            let bytes = match self.content_at(&pth) {
+                Some(Content::Made(bytes)) => bytes.clone(),
+                Some(Content::OnDisk(file, _) | Content::Patched(file, ..)) => {
+                    fs::read(file).unwrap_or_default()
+                }
+                None => continue,
+            };
+            let is_ours = pth.to_string_lossy().ends_with(LAST);
+            for line in String::from_utf8_lossy(&bytes).lines() {
+                let ours = line.split('\'').nth(1).filter(|_| is_ours);
+                if let Some(behind) = ours {
+                    all.extend(self.looked_through(Path::new(behind)));
+                } else if let editable::Line::Directory(named) = editable::line(line) {
+                    all.extend(normal(&site.join(named)).filter(|place| self.has(place)));
+                }
+            }
+        }
+        all
+    }
+
+    /// Compares what Python looks through here with what it will look through in the archive, and
+    /// names what differs. What came along, as it is called here.
+    pub(super) fn compare(
+        &mut self,
+        interpreter: &Interpreter,
+        site: &Path,
+        debian: bool,
+    ) -> Vec<PathBuf> {
+        let mut theirs = self.looked_through(site);
+        if debian {
+            theirs.extend(self.looked_through(Path::new("lib/python3/dist-packages")));
+        }
+        let (mut packed, mut places, mut outside) = (Vec::new(), Vec::new(), Vec::new());
+        for directory in &interpreter.sys_path {
+            let Ok(real) = directory.canonicalize() else {
+                // Such as the standard library's zip.
+                self.ledger.look(directory);
+                continue;
+            };
+            match self.place_of(&real) {
+                Some(place) => {
+                    packed.push(directory.clone());
+                    places.push(place);
+                }
+                // Else it was excluded.
+                None if self.old.inside(&real).is_none() => outside.push(directory.clone()),
+                None => {}
+            }
+        }
+        let order = |all: &[PathBuf], other: &[PathBuf]| {
+            let mut common: Vec<PathBuf> = Vec::new();
+            for each in all {
+                if other.contains(each) && !common.contains(each) {
+                    common.push(each.clone());
+                }
+            }
+            common
+        };
+        let (ours, theirs) = (order(&places, &theirs), order(&theirs, &places));
+        if let Some((here, there)) = ours.iter().zip(&theirs).find(|(here, there)| here != there) {
+            self.remarks.push(format!(
+                "Python looks through `{}` before `{}` here, and the other way round in the archive",
+                here.display(),
+                there.display()
+            ));
+        }
+        for directory in &outside {
+            self.name_outside(interpreter, directory, &packed);
+        }
+        packed
+    }
+
+    /// What is on the path and not in the archive: of the user's own site, of PYTHONPATH.
+    fn name_outside(&mut self, interpreter: &Interpreter, directory: &Path, packed: &[PathBuf]) {
+        self.ledger.list(directory);
+        let of = |directories: &[PathBuf]| Distributions::new().installed(directories);
+        let first: HashMap<String, Distribution> = of(&interpreter.sys_path)
+            .into_iter()
+            .map(|each| (each.canonical_name(), each))
+            .collect();
+        let inside: HashMap<String, Distribution> = of(packed)
+            .into_iter()
+            .map(|each| (each.canonical_name(), each))
+            .collect();
+        let mut names = Vec::new();
+        for each in of(&[directory.to_path_buf()]) {
+            let name = each.canonical_name();
+            let named = format!("{} {}", each.name, each.version);
+            names.push(match inside.get(&name) {
+                Some(other)
+                    if first
+                        .get(&name)
+                        .is_some_and(|first| first.directory == directory) =>
+                {
+                    format!("{named} (the archive has {})", other.version)
+                }
+                _ => named,
+            });
+        }
+        let count = names.len();
+        if count > MOST {
+            names.truncate(MOST);
+            names.push(format!("and {} more", count - MOST));
+        }
+        let has_modules = || {
+            let entries = fs::read_dir(directory).into_iter().flatten().flatten();
+            directory.is_file()
+                || entries
+                    .map(|entry| entry.path())
+                    .any(|path| is_module(&path))
+        };
+        if count == 0 && !has_modules() {
+            return;
+        }
+        let names = if count == 0 {
+            "modules".to_owned()
+        } else {
+            names.join(", ")
+        };
+        self.remarks.push(format!(
+            "Python finds {names} in `{}`, which is no part of the environment: not packed; install into the environment, or name it by --include",
+            directory.display()
+        ));
+    }
+}
+
+fn is_module(path: &Path) -> bool {
+    path.extension()
+        .is_some_and(|end| end == "py" || end == "so")
+        || path.join("__init__.py").is_file()
+}
+
+/// Without `..`, or nothing where it leads out of the tree.
+fn normal(path: &Path) -> Option<PathBuf> {
+    let mut normal = PathBuf::new();
+    for component in path.components() {
+        match component {
+            Component::Normal(name) => normal.push(name),
+            Component::ParentDir if normal.pop() => {}
+            Component::CurDir => {}
+            _ => return None,
+        }
+    }
+    Some(normal)
+}
