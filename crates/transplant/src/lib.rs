@@ -29,6 +29,8 @@ pub mod fuzzing;
 #[cfg(test)]
 mod mutations;
 mod node;
+#[cfg(test)]
+mod old;
 mod parallel;
 mod relocate;
 mod store;
