@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from support.cases import dispose
-from support.environment import binary, can_unshare, probe, pythons
+from support.environment import binary, can_unshare, pythons
 from support.outcome import Outcome
 from support.running import run_ours
 from support.scratch import Scratch, make_pickles, new_base

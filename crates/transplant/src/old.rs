@@ -9,7 +9,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
-use crate::{Archive, Entry, Kind, RECORD, apply, unpack, verify};
+use crate::{Archive, RECORD, apply, unpack, verify};
 
 /// Where it lies, by its name.
 const NAME: &str = "00698a71f81ea511fb0892af0270ffa492b0406c5312d0a732873058c3ca167b";

@@ -22,6 +22,7 @@ use nix::sys::time::TimeSpec;
 use crate::archive::entry::{Entry, Kind};
 use crate::archive::frame::{Reader, offsets};
 use crate::archive::index::Archive;
+use crate::archive::outline::Outline;
 use crate::archive::place::MTIME;
 use crate::error::Error;
 
@@ -50,9 +51,12 @@ pub(crate) struct Piece {
     pub(crate) whole: bool,
 }
 
-/// Checks every frame of an archive, and writes nothing.
+/// Checks all of an archive, and what tar reads of it as well, and writes nothing.
 pub fn verify(archive: &Archive, file: &File) -> Result<(), Error> {
-    each_frame(archive, file, |_, _| Ok(()))
+    let outline = Outline::of(archive)?;
+    each_frame(archive, file, |frame, content| {
+        outline.compare(frame, content)
+    })
 }
 
 /// Unpacks into `root`, a directory that exists and is empty.
