@@ -380,3 +380,30 @@ fn sums(kind: &Kind, place: Option<Place>, content: &[u8]) -> Vec<Sum> {
         .and_then(|(begin, end)| content.get(begin..usize::try_from(end).ok()?));
     vec![range.map_or([0; 32], |bytes| blake3::hash(bytes).into())]
 }
+
+/// Which of them holds the bytes is a matter of their paths, and not of which one is read first.
+#[test]
+fn files_that_are_the_same_are_whole() {
+    let bytes = vec![3; 20_000];
+    let entries = ["a.txt", "z.so"].map(|path| entry(path, Kind::File(20_000), 0o644));
+    let contents = [
+        Some(Content::Made(bytes.clone())),
+        Some(Content::Made(bytes)),
+    ];
+    let mut file = tempfile::NamedTempFile::new().expect("a file");
+    let manifest = || Ok(b"{}".to_vec());
+    let memory = Memory::default();
+    pack(
+        manifest,
+        &entries,
+        &contents,
+        &mut file,
+        1,
+        &memory,
+        &|_| (),
+    )
+    .expect("packed");
+    let (archive, opened) = Archive::open(file.path()).expect("whole");
+    assert_eq!(archive.places[0], archive.places[1]);
+    verify(&archive, &opened).expect("whole");
+}

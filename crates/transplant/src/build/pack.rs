@@ -51,9 +51,10 @@ pub fn pack(
     progress: &(dyn Fn(u64) + Sync),
 ) -> Result<Packed, Error> {
     let order = order(entries);
-    let same = same(entries, contents, &order)?;
-    let sequence = sequence(entries, &same, order.into_iter());
     let indices: Vec<usize> = (0..entries.len()).collect();
+    // By path, whatever the order: whoever reads the archive finds which of them is the first by that.
+    let same = same(entries, contents, &indices)?;
+    let sequence = sequence(entries, &same, order.into_iter());
     let headers: Vec<Vec<u8>> = parallel::map(&indices, |&index| {
         let first = same.get(&index).map(|&first| &entries[first]);
         header(&entries[index], first)
