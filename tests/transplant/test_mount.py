@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import os
 import shutil
 import signal
 import stat
+import struct
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -66,12 +68,14 @@ def component(archive: Path) -> Iterator[Run]:
         user: bool = False,
         before: str = "",
         during: Callable[[Running], object] | None = None,
+        prepare: Callable[[Path], object] = lambda archive: None,
         **env: str,
     ) -> Outcome:
         scratch = Scratch(base=new_base(), python=MAIN, name_python=False)
         made.append(scratch)
         scratch.fill(make_pickles(source, MAIN, 0))
         shutil.copy(archive, scratch.dir / archive.name)
+        prepare(scratch.dir / archive.name)
         scratch.options = ["--transplant", archive.name, *options]
         scratch.env.update(env, HTMAP_EXEC_LOG="info")
         program = scratch.base / "program"
@@ -148,6 +152,26 @@ def test_python_runs_in_a_mounted_archive(component: Run, user: bool) -> None:
     assert "_htmap_python" not in Path("/proc/self/mountinfo").read_text()
     # What is installed there is known without a look at it.
     assert "\n  cloudpickle==" in outcome.stdout
+
+
+def test_the_index_is_read_once(component: Run) -> None:
+    """Reading it takes long where there are many files."""
+    libc = ctypes.CDLL(None)
+    in_open, in_close = 0x20, 0x10
+    watch = libc.inotify_init1(os.O_NONBLOCK)
+
+    def prepare(archive: Path) -> None:
+        assert libc.inotify_add_watch(watch, os.fsencode(archive), in_open | in_close) >= 0
+
+    try:
+        outcome = component(WHERE, prepare=prepare)
+        assert outcome.status == "OK", outcome.dump()
+        assert outcome.value[0], "it is not mounted"
+        event = struct.Struct("iIII")
+        masks = [mask for _, mask, _, _ in event.iter_unpack(os.read(watch, 4096))]
+        assert masks == [in_open, in_close]
+    finally:
+        os.close(watch)
 
 
 TREE = """

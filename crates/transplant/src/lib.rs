@@ -34,7 +34,7 @@ mod relocate;
 mod store;
 
 pub use archive::entry::{Entry, Kind};
-pub use archive::index::{Archive, Digest};
+pub use archive::index::{Archive, Digest, Index};
 pub use archive::manifest::{Audit, Manifest, Need, Places, Share};
 pub use archive::place::RECORD;
 pub use build::check::{Checked, check};
@@ -48,7 +48,7 @@ pub use environment::walk::Walk;
 pub use environment::{Excluded, Included, Source, collect, library_path};
 pub use error::Error;
 pub use node::cache::{Cache, Held, PassedOver};
-pub use node::mount::{Mounted, Refusal, hold, mount};
+pub use node::mount::{Holder, Mounted, Refusal, hold, mount};
 pub use node::requirements::{NoRoom, Unmet, no_room, unmet};
 pub use node::unpack::{Unpacked, unpack, verify};
 pub use relocate::content::{Content, Stamp};

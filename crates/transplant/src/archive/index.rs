@@ -16,6 +16,7 @@ use sha2::{Digest as _, Sha256};
 use crate::archive::encoding::{Reader, put, put_bytes};
 use crate::archive::entry::{Entry, Kind, refusal};
 use crate::error::Error;
+use crate::parallel;
 
 /// Goes up with every change that an older reader would not understand.
 const FORMAT: u8 = 1;
@@ -175,38 +176,74 @@ fn listing(
     out
 }
 
-impl Archive {
-    /// Reads the index of an archive, and refuses what is damaged or would do harm.
-    pub fn open(path: &Path) -> Result<(Self, File), Error> {
-        let file = File::open(path).map_err(Error::io("open", path))?;
-        let archive = Self::read(path, &file)?;
-        Ok((archive, file))
-    }
+/// The index of an archive, of which no entry has been looked at yet: who it is, and no leave to
+/// unpack it.
+#[derive(Debug)]
+pub struct Index {
+    path: PathBuf,
+    file: File,
+    /// Decompressed.
+    plain: Vec<u8>,
+    /// Where it stands in the file.
+    begin: u64,
+    /// The archive's name.
+    pub digest: Digest,
+    /// What it says of itself.
+    pub manifest: Vec<u8>,
+}
 
-    /// The digest and the manifest alone: no entry is looked at, so this is no leave to unpack it.
-    pub fn identify(path: &Path) -> Result<(Digest, Vec<u8>), Error> {
+impl Index {
+    /// Reads it, and nothing else of the archive.
+    pub fn read(path: &Path) -> Result<Self, Error> {
         let file = File::open(path).map_err(Error::io("open", path))?;
-        let (plain, _) = index(path, &file)?;
-        identity(&plain).ok_or_else(|| Error::Damaged {
+        let (plain, begin) = index(path, &file)?;
+        let (digest, manifest) = identity(&plain).ok_or_else(|| Error::Damaged {
             path: path.to_path_buf(),
             reason: "its index makes no sense".to_owned(),
+        })?;
+        Ok(Self {
+            path: path.to_path_buf(),
+            file,
+            plain,
+            begin,
+            digest,
+            manifest,
         })
     }
 
-    fn read(path: &Path, file: &File) -> Result<Self, Error> {
+    /// The archive, refused where it is damaged or would do harm.
+    pub fn open(&self) -> Result<(Archive, File), Error> {
+        let file = self
+            .file
+            .try_clone()
+            .map_err(Error::io("open", &self.path))?;
+        Ok((Archive::of(self)?, file))
+    }
+}
+
+impl Archive {
+    /// Reads the index of an archive, and refuses what is damaged or would do harm.
+    pub fn open(path: &Path) -> Result<(Self, File), Error> {
+        Index::read(path)?.open()
+    }
+
+    /// The digest and the manifest alone.
+    pub fn identify(path: &Path) -> Result<(Digest, Vec<u8>), Error> {
+        let index = Index::read(path)?;
+        Ok((index.digest, index.manifest))
+    }
+
+    fn of(index: &Index) -> Result<Self, Error> {
         let damaged = |reason: &str| Error::Damaged {
-            path: path.to_path_buf(),
+            path: index.path.clone(),
             reason: reason.to_owned(),
         };
         let hostile = |reason: String| Error::Hostile {
-            path: path.to_path_buf(),
+            path: index.path.clone(),
             reason,
         };
-        let (plain, begin) = index(path, file)?;
-        let archive = parse(path, &plain).ok_or_else(|| damaged("its index makes no sense"))?;
-        if let Some(reason) = refusal(&archive.entries) {
-            return Err(hostile(reason));
-        }
+        let begin = index.begin;
+        let archive = parse(index).ok_or_else(|| damaged("its index makes no sense"))?;
         let compressed = archive
             .frames
             .iter()
@@ -231,7 +268,13 @@ impl Archive {
         }) {
             return Err(damaged("one of its frames is longer than its content"));
         }
-        if !archive.places_are_sound() {
+        // Two things that take long, of which neither needs the other.
+        let (refused, sound) =
+            parallel::both(|| refusal(&archive.entries), || archive.places_are_sound());
+        if let Some(reason) = refused {
+            return Err(hostile(reason));
+        }
+        if !sound {
             return Err(damaged("its index names places outside of its frames"));
         }
         Ok(archive)
@@ -250,7 +293,7 @@ impl Archive {
                 Kind::File(size) => size,
                 _ => 0,
             })
-            .sum()
+            .fold(0, u64::saturating_add)
     }
 
     /// Every byte of every file lies in a frame. Files share all their bytes or none, and hold no more
@@ -371,11 +414,10 @@ fn identity(plain: &[u8]) -> Option<(Digest, Vec<u8>)> {
     Some((digest, reader.sized()?.to_vec()))
 }
 
-fn parse(path: &Path, plain: &[u8]) -> Option<Archive> {
-    let mut reader = Reader(plain);
+fn parse(index: &Index) -> Option<Archive> {
+    let mut reader = Reader(&index.plain);
     let length = usize::try_from(reader.number()?).ok()?;
     let listing = reader.bytes(length)?;
-    let digest = Digest(Sha256::digest(listing).into());
     let mut table = reader;
     let mut reader = Reader(listing);
     if reader.byte()? != FORMAT {
@@ -428,12 +470,12 @@ fn parse(path: &Path, plain: &[u8]) -> Option<Archive> {
         places.push(place);
     }
     (reader.0.is_empty() && table.0.is_empty()).then_some(Archive {
-        path: path.to_path_buf(),
+        path: index.path.clone(),
         manifest,
         entries,
         places,
         frames,
-        digest,
+        digest: index.digest,
     })
 }
 

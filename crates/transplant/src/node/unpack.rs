@@ -24,6 +24,7 @@ use crate::archive::frame::{Reader, offsets};
 use crate::archive::index::Archive;
 use crate::archive::place::MTIME;
 use crate::error::Error;
+use crate::parallel;
 
 /// Frames that one thread takes in a row: two threads in one directory wait for each other.
 const RUN: usize = 4;
@@ -291,15 +292,7 @@ fn each_frame(
             }
         }
     };
-    let threads = std::thread::available_parallelism()
-        .map_or(1, usize::from)
-        .min(archive.frames.len().max(1));
-    std::thread::scope(|scope| {
-        for _ in 1..threads {
-            scope.spawn(worker);
-        }
-        worker();
-    });
+    parallel::share(archive.frames.len(), worker);
     let failed = failed
         .into_inner()
         .unwrap_or_else(std::sync::PoisonError::into_inner);

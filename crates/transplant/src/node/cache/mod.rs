@@ -18,6 +18,7 @@ use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{self, Read as _, Seek as _, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use walkdir::WalkDir;
@@ -104,7 +105,7 @@ impl Cache {
         &self,
         digest: Digest,
         ending: impl Fn() -> bool,
-        open: impl FnOnce() -> Result<(Archive, File), crate::Error>,
+        open: impl FnOnce() -> Result<(Arc<Archive>, File), crate::Error>,
     ) -> Result<Held, PassedOver> {
         let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").map_err(
             PassedOver::io("read", Path::new("/proc/sys/kernel/random/boot_id")),
@@ -175,7 +176,7 @@ impl Cache {
         entry: &Path,
         mut lock: File,
         boot: &str,
-        open: impl FnOnce() -> Result<(Archive, File), crate::Error>,
+        open: impl FnOnce() -> Result<(Arc<Archive>, File), crate::Error>,
     ) -> Result<Held, PassedOver> {
         clear(entry, &mut lock)?;
         let (archive, file) = open().map_err(PassedOver::from)?;

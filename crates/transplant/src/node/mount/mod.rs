@@ -21,7 +21,7 @@ use crate::archive::index::Archive;
 use ahead::Ahead;
 use content::Content;
 use filesystem::Tree;
-pub use namespace::hold;
+pub use namespace::{Holder, hold};
 use nodes::Nodes;
 
 /// They mostly wait.
@@ -54,17 +54,16 @@ impl fmt::Debug for Mounted {
     }
 }
 
-/// Mounts at `target`, an empty directory. `holder` is the command of this program that calls
-/// [`hold`] with its only argument.
+/// Mounts at `target`, an empty directory, for which `holder` was started.
 pub fn mount(
     archive: &Arc<Archive>,
     file: &File,
     target: &Path,
-    holder: &str,
+    holder: Holder,
 ) -> Result<Mounted, Refusal> {
     let failed = |error: io::Error| Refusal::new("serve the mount", &error);
     let file = file.try_clone().map_err(failed)?;
-    let made = namespace::make(holder, target)?;
+    let made = holder.mount()?;
     let device = made.device.as_raw_fd();
     let failure = Arc::new(OnceLock::new());
     let content = Arc::new(Content::new(
