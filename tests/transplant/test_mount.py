@@ -5,11 +5,13 @@ from __future__ import annotations
 import ctypes
 import hashlib
 import os
+import re
 import shutil
 import signal
 import stat
 import struct
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -346,6 +348,43 @@ def test_an_eviction_ends_a_mounted_python(component: Run) -> None:
     assert outcome.left_over == []
     current = outcome.out_path.parent / "_htmap_current_checkpoint"
     assert [path.read_text() for path in current.rglob("state")] == ["17"], outcome.dump()
+
+
+def frames(outcome: Outcome) -> tuple[list[int], list[int]]:
+    """Those that were read, and those that were asked for and not there, in their order."""
+    assert outcome.status == "OK", outcome.dump()
+    read = [int(number) for number in re.findall(r"reading frame (\d+)$", outcome.stderr, re.MULTILINE)]
+    return read, [int(number) for number in re.findall(r"frame (\d+) for `", outcome.stderr)]
+
+
+def test_what_every_start_needs_is_read_ahead_on_a_busy_node(component: Run) -> None:
+    processors = len(os.sched_getaffinity(0))
+    spin = [sys.executable, "-c", "while True: pass"]
+    busy = [subprocess.Popen(spin) for _ in range(2 * processors)]
+    try:
+        read, asked = frames(component(WHERE, "--log", "trace"))
+    finally:
+        for process in busy:
+            process.kill()
+            process.wait()
+    # Some of them before anybody asks.
+    assert set(read) - set(asked), (read, asked)
+
+
+def test_no_frame_is_read_twice(component: Run) -> None:
+    """In time, that is: whoever asks for one that is being read waits for it."""
+    source = """
+        def f():
+            import concurrent.futures, os
+            library = os.path.dirname(os.__file__)
+            paths = [os.path.join(at, name) for at, _, names in os.walk(library) for name in names]
+            read = lambda path: len(open(path, "rb").read())
+            with concurrent.futures.ThreadPoolExecutor(8) as pool:
+                return sum(pool.map(read, paths)) > 0
+    """
+    read, _ = frames(component(source, "--log", "trace", user=True))
+    assert len(read) > 5
+    assert sorted(read) == sorted(set(read))
 
 
 def test_many_readers_at_once(component: Run) -> None:
