@@ -16,8 +16,10 @@ use crate::archive::encoding::{Reader, put, put_bytes};
 use crate::archive::index::Frame;
 use crate::build::check::Checked;
 use crate::build::pack::Packed;
+use crate::store::prune::BUILD;
 
-const SIGNATURE: &[u8] = b"htmap-exec build 1\n";
+/// Behind [`BUILD`]: grows when what follows the archive's path changes.
+const VERSION: &str = "1\n";
 
 /// Half of a BLAKE3 digest.
 pub(crate) type Key = [u8; 16];
@@ -120,7 +122,7 @@ pub fn keep(
 
 fn save(place: &Path, archive: &Path, frames: &[Kept], checked: Option<Key>) -> io::Result<()> {
     use std::os::unix::ffi::OsStrExt as _;
-    let mut out = SIGNATURE.to_vec();
+    let mut out = [BUILD, VERSION].concat().into_bytes();
     put_bytes(&mut out, archive.as_os_str().as_bytes());
     put_bytes(&mut out, checked.as_ref().map_or(&[], |key| key.as_slice()));
     put(&mut out, frames.len() as u64);
@@ -141,7 +143,8 @@ fn save(place: &Path, archive: &Path, frames: &[Kept], checked: Option<Key>) -> 
 
 fn parse(bytes: &[u8]) -> Option<Memory> {
     use std::os::unix::ffi::OsStrExt as _;
-    let mut reader = Reader(bytes.strip_prefix(SIGNATURE)?);
+    let bytes = bytes.strip_prefix(BUILD.as_bytes())?;
+    let mut reader = Reader(bytes.strip_prefix(VERSION.as_bytes())?);
     let archive = Path::new(std::ffi::OsStr::from_bytes(reader.sized()?));
     let mut memory = Memory {
         archive: File::open(archive).ok(),
