@@ -192,7 +192,9 @@ TREE = """
                 elif stat.S_ISREG(status.st_mode):
                     files += 1
                     size, content = status.st_size, open(path, "rb").read()
-                line = (os.path.relpath(path, sys.prefix), oct(status.st_mode), size, int(status.st_mtime) * bool(size))
+                # What was compiled may be newer.
+                time = int(status.st_mtime) * bool(size) * (not name.endswith(".pyc"))
+                line = (os.path.relpath(path, sys.prefix), oct(status.st_mode), size, time)
                 digest.update(repr(line).encode() + hashlib.sha256(content).digest())
         return digest.hexdigest(), files
 """
@@ -210,7 +212,8 @@ def digest_of(root: Path) -> str:
                 content = os.readlink(path).encode()
             elif stat.S_ISREG(status.st_mode):
                 size, content = status.st_size, path.read_bytes()
-            line = (str(path.relative_to(root)), oct(status.st_mode), size, int(status.st_mtime) * bool(size))
+            time = int(status.st_mtime) * bool(size) * (not name.endswith(".pyc"))
+            line = (str(path.relative_to(root)), oct(status.st_mode), size, time)
             digest.update(repr(line).encode() + hashlib.sha256(content).digest())
     return digest.hexdigest()
 

@@ -12,7 +12,6 @@ use std::any::Any;
 use std::cell::{Cell, OnceCell};
 use std::ffi::OsString;
 use std::fs::{self, File};
-use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
@@ -83,12 +82,7 @@ impl Suited<'_> {
     fn new_root(&self) -> anyhow::Result<PathBuf> {
         let root = self.request.root();
         // An earlier attempt in the same sandbox may have been killed half way.
-        match fs::remove_dir_all(&root) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                return Err(error).with_context(|| format!("cannot remove `{}`", root.display()));
-            }
-            _ => {}
-        }
+        transplant::remove(&root).with_context(|| format!("cannot remove `{}`", root.display()))?;
         fs::create_dir(&root).with_context(|| format!("cannot make `{}`", root.display()))?;
         Ok(root)
     }
@@ -198,7 +192,10 @@ fn unpacked(suited: &Suited<'_>) -> anyhow::Result<Option<Tree>> {
     }
     let root = suited.new_root()?;
     let begun = Instant::now();
-    let unpacked = transplant::unpack(&archive, &file, &root)?;
+    let unpacked = transplant::unpack(&archive, &file, &root).inspect_err(|_| {
+        // What there is of it is of no use, and takes the room that the report may need.
+        transplant::remove(&root).ok();
+    })?;
     for left in transplant::apply(&root, &root)? {
         tracing::warn!("{left}");
     }

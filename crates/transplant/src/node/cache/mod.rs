@@ -16,20 +16,16 @@ mod ready;
 
 use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{self, Read as _, Seek as _, Write as _};
-use std::os::unix::fs::{
-    DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _,
-};
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
-
-use walkdir::WalkDir;
 
 use self::place::is_private;
 use self::ready::{check, publish};
 use crate::archive::index::{Archive, Digest};
 use crate::node::requirements::{no_room, room};
-use crate::node::unpack::unpack;
+use crate::node::unpack::{remove, unpack};
 use crate::relocate::prefixes::apply;
 
 const LOCK: &str = "lock";
@@ -340,22 +336,7 @@ fn has(
 /// Back to an entry with nothing in it. A kill in between leaves one without `ready`.
 fn clear(entry: &Path, lock: &mut File) -> Result<(), PassedOver> {
     for path in [entry.join(READY), entry.join(TREE), entry.join(PARTIAL)] {
-        let removed = match fs::symlink_metadata(&path) {
-            Ok(metadata) if metadata.is_dir() => {
-                for directory in WalkDir::new(&path).into_iter().filter_map(Result::ok) {
-                    if directory.file_type().is_dir() {
-                        let _ = fs::set_permissions(
-                            directory.path(),
-                            fs::Permissions::from_mode(0o700),
-                        );
-                    }
-                }
-                fs::remove_dir_all(&path)
-            }
-            Ok(_) => fs::remove_file(&path),
-            Err(_) => Ok(()),
-        };
-        removed.map_err(PassedOver::io("remove", &path))?;
+        remove(&path).map_err(PassedOver::io("remove", &path))?;
     }
     lock.set_len(0).map_err(PassedOver::io("write into", entry))
 }
