@@ -193,8 +193,8 @@ TREE = """
                     files += 1
                     size, content = status.st_size, open(path, "rb").read()
                 # What was compiled may be newer.
-                time = int(status.st_mtime) * bool(size) * (not name.endswith(".pyc"))
-                line = (os.path.relpath(path, sys.prefix), oct(status.st_mode), size, time)
+                stamp = int(status.st_mtime) * bool(size) * (not name.endswith(".pyc"))
+                line = (os.path.relpath(path, sys.prefix), oct(status.st_mode), size, stamp)
                 digest.update(repr(line).encode() + hashlib.sha256(content).digest())
         return digest.hexdigest(), files
 """
@@ -212,8 +212,8 @@ def digest_of(root: Path) -> str:
                 content = os.readlink(path).encode()
             elif stat.S_ISREG(status.st_mode):
                 size, content = status.st_size, path.read_bytes()
-            time = int(status.st_mtime) * bool(size) * (not name.endswith(".pyc"))
-            line = (str(path.relative_to(root)), oct(status.st_mode), size, time)
+            stamp = int(status.st_mtime) * bool(size) * (not name.endswith(".pyc"))
+            line = (str(path.relative_to(root)), oct(status.st_mode), size, stamp)
             digest.update(repr(line).encode() + hashlib.sha256(content).digest())
     return digest.hexdigest()
 
@@ -416,6 +416,21 @@ def test_a_package_that_writes_beside_itself_is_told_of_no_mount(component: Run,
     assert "[Errno 30]" in outcome.report, outcome.dump()
     assert "have it unpacked with `--no-mount`" in outcome.report, outcome.dump()
     assert component(source, "--no-mount", user=user).status == "OK"
+
+
+def test_an_exception_that_only_quotes_it_is_told_of_no_mount(component: Run) -> None:
+    source = """
+        def f():
+            import json, os
+            place = os.path.dirname(json.__file__) + "/cache"
+            try:
+                os.mkdir(place)
+            except OSError as error:
+                raise RuntimeError(f"cannot cache: {error}") from None
+    """
+    outcome = component(source)
+    assert "RuntimeError: cannot cache: [Errno 30]" in outcome.report, outcome.dump()
+    assert "have it unpacked with `--no-mount`" in outcome.report, outcome.dump()
 
 
 def test_other_places_are_not_blamed_on_the_mount(component: Run) -> None:

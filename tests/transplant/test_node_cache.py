@@ -456,6 +456,25 @@ def test_every_user_has_a_part_of_it(node: Node, archive: Path, base: Path) -> N
 
 
 @needs_root
+def test_a_package_that_writes_beside_itself_is_told_of_the_cache(node: Node, archive: Path, base: Path) -> None:
+    cache = base / "cache"
+    cache.mkdir()
+    cache.chmod(0o1777)
+    source = """
+        def f():
+            import json, os
+            os.mkdir(os.path.dirname(json.__file__) + "/cache")
+    """
+    give = lambda scratch: scratch.give_to(4711)  # noqa: E731
+    outcome = node.run(archive, source, "--cache-dir", cache, prepare=give)
+    assert "[Errno 13]" in outcome.report, outcome.dump()
+    assert "is in the node's cache" in outcome.report, outcome.dump()
+    # What is refused elsewhere has nothing to do with it.
+    elsewhere = "def f():\n    open('/etc/shadow')"
+    assert "node's cache" not in node.run(archive, elsewhere, "--cache-dir", cache, prepare=give).report
+
+
+@needs_root
 @pytest.mark.parametrize("how", ["directory", "link", "open", "file"])
 def test_what_another_user_prepared_is_not_used(node: Node, archive: Path, base: Path, how: str) -> None:
     cache = base / "cache"

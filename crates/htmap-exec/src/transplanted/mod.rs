@@ -31,6 +31,8 @@ pub(crate) struct Brought {
     pub(crate) keep: Option<Box<dyn Any>>,
     /// If the runner itself serves it.
     pub(crate) served: Option<Served>,
+    /// Where it is, if other jobs use it as well.
+    pub(crate) shared: Option<PathBuf>,
 }
 
 /// What there is to bring, and how.
@@ -119,6 +121,7 @@ pub(crate) fn bring(request: &Request<'_>) -> Brought {
         environment: Vec::new(),
         keep: None,
         served: None,
+        shared: None,
     };
     // While its namespace is made, the index is read. A hit in a cache would need none.
     let holder = if cached::directory(request).is_none() {
@@ -152,6 +155,7 @@ pub(crate) fn bring(request: &Request<'_>) -> Brought {
             environment: activate::environment(&tree.root, tree.shared, &manifest, request.keep),
             keep: tree.keep,
             served: tree.served,
+            shared: tree.shared.then_some(tree.root),
         },
         Err(error) => {
             let hints = hints(&error);
