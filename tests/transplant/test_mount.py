@@ -303,6 +303,81 @@ def test_damage_that_python_gets_over_is_an_error_all_the_same(component: Run, a
     assert outcome.exit == 0
 
 
+READ_ALL = """
+    def f():
+        import hashlib, os, sys
+        digest = hashlib.sha256()
+        for directory, names, others in os.walk(sys.prefix):
+            names.sort()
+            for name in sorted(others):
+                path = os.path.join(directory, name)
+                if not os.path.islink(path):
+                    digest.update(open(path, "rb").read())
+        return digest.hexdigest()
+"""
+
+
+def test_no_damage_gives_other_bytes(component: Run, archive: Path) -> None:
+    """A byte anywhere: of the index, of what Python starts with, of what only the function reads."""
+    whole = component(READ_ALL)
+    assert whole.status == "OK", whole.dump()
+    size = archive.stat().st_size
+    begin = struct.unpack("<Q", archive.read_bytes()[-16:-8])[0]
+    frames = [begin * number // 12 + 50 for number in range(12)]
+    for place in [
+        10,
+        *frames,
+        begin,
+        begin + 9,
+        begin + 20,
+        (begin + size) // 2,
+        size - 30,
+        size - 20,
+        size - 12,
+        size - 1,
+    ]:
+
+        def damage(copy: Path, place: int = place) -> None:
+            with copy.open("r+b") as file:
+                file.seek(place)
+                byte = file.read(1)[0]
+                file.seek(place)
+                file.write(bytes([byte ^ 0x10]))
+
+        outcome = component(READ_ALL, prepare=damage)
+        assert outcome.exit == 0, outcome.dump()
+        if outcome.status == "OK":
+            # Some bits of zstd's own headers say nothing of the content.
+            assert outcome.value == whole.value, place
+        else:
+            assert archive.name in outcome.report, (place, outcome.report)
+            assert "is no whole transplant: " in outcome.report or "its digest is " in outcome.report, outcome.dump()
+
+
+def test_an_archive_that_is_cut_off_while_it_is_used(component: Run, archive: Path) -> None:
+    source = """
+        def f():
+            import os, sys, time
+            open("ready", "w").close()
+            while not os.path.exists("go"):
+                time.sleep(0.01)
+            try:
+                open(os.path.dirname(os.__file__) + "/turtle.py", "rb").read()
+            except OSError:
+                pass
+            return "a result"
+    """
+
+    def cut(running: Running) -> None:
+        assert running.wait_for("ready")
+        os.truncate(running.scratch.dir / archive.name, 1 << 20)
+        (running.scratch.dir / "go").touch()
+
+    outcome = component(source, during=cut)
+    assert outcome.status == "ERR", outcome.dump()
+    assert f"cannot read `{outcome.out_path.parents[1]}/{archive.name}`" in outcome.report
+
+
 def test_a_runner_that_is_killed_leaves_no_mount(component: Run) -> None:
     source = """
         def f():

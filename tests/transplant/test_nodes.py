@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from support.environment import binary, is_root
-from support.node_archives import MAIN, MEMORY, Node, build, copy_of_prefix, with_manifest
+from support.node_archives import MAIN, MEMORY, Frame, Node, build, copy_of_prefix, hostile, with_manifest
 from support.scratch import Scratch, new_base
 
 SIMPLE = "def f():\n    return 7"
@@ -256,6 +256,47 @@ def test_a_tree_is_the_same_whatever_the_umask(user: Path, umask: int) -> None:
 def test_a_limit_of_processes_ends_nothing(user: Path) -> None:
     tree = unpack(user, "prlimit", "--nproc=1", "--")
     assert (tree / "bin").is_dir()
+
+
+MANY = 100_000
+HOSTILE = {
+    # Whoever goes through all frames for each file does so 10^10 times.
+    "empty-frames": (
+        [*[Frame(0, 0)] * MANY, Frame(64 << 20, 4096)],
+        [("bin/python3.11", 1, 0, 0), *((f"f{number:06}", 1, 0, 0) for number in range(MANY))],
+    ),
+    # Each file is made of that many pieces.
+    "tiny-frames": (
+        [*[Frame(1, 9)] * MANY, Frame(64 << 20, 4096)],
+        [("bin/python3.11", MANY, 0, 0), *((f"f{number:06}", MANY, 0, 0) for number in range(10_000))],
+    ),
+    # Each read would take 64 MiB of memory, and of the disk.
+    "huge-frames": (
+        [Frame(64 << 20, 4096)] * 200,
+        [("bin/python3.11", 9, 0, 0), *((f"f{number:06}", 64 << 20, number, 0) for number in range(1, 200))],
+    ),
+    "many-names": (
+        [Frame(1, 9)],
+        [("bin/python3.11", 1, 0, 0), *((f"f{number:06}", 0, 0, 0) for number in range(10 * MANY))],
+    ),
+}
+
+
+@pytest.mark.parametrize("options", [[], ["--no-mount"]], ids=["mounted", "unpacked"])
+@pytest.mark.parametrize("kind", HOSTILE)
+def test_a_little_hostile_archive_ends_soon(
+    node: Node, archive: Path, tmp_path: Path, kind: str, options: list[str]
+) -> None:
+    made = hostile(archive, tmp_path / "hostile", *HOSTILE[kind])
+
+    def limit(scratch: Scratch) -> None:
+        # Of processor time, however busy this machine is, and of memory.
+        scratch.wrapper = ["prlimit", "--cpu=20", f"--as={3 << 30}", "--"]
+
+    outcome = node.run(made, SIMPLE, *options, prepare=limit)
+    assert outcome.exit == 0, outcome.dump()
+    assert outcome.status == "ERR", outcome.dump()
+    assert str(made) in outcome.report
 
 
 def test_times_are_those_that_programs_compare(archive: Path, tmp_path: Path) -> None:

@@ -247,7 +247,13 @@ def test_prune_forgets_builds_whose_archive_is_gone(built: Archives, store: Path
         fcntl.flock(lock, fcntl.LOCK_EX)
         done = told("prune", "--dir", store, **env)
     assert {Path(each["path"]).name for each in done["removed"]} == gone
-    assert {path.name for path in cache.iterdir()} == {"kept.build", "kept.lock", "other.build", "held.lock", "young.lock"}
+    assert {path.name for path in cache.iterdir()} == {
+        "kept.build",
+        "kept.lock",
+        "other.build",
+        "held.lock",
+        "young.lock",
+    }
 
 
 def test_prune_by_age_and_number(store: Path, built: Archives) -> None:

@@ -26,10 +26,14 @@ use crate::archive::frame::{Reader, offsets};
 use crate::archive::index::Archive;
 use crate::archive::place::MTIME;
 use crate::error::Error;
+use crate::node::extent::{Extent, Extents};
 use crate::parallel;
 
 /// Frames that one thread takes in a row: two threads in one directory wait for each other.
 const RUN: usize = 4;
+/// How many pieces of files a frame is cut into at most, on average and besides one for each file: a
+/// large file that is there so often is all that has more.
+const MOST_PIECES: usize = 16;
 
 /// A tree that stands.
 #[derive(Debug)]
@@ -62,7 +66,7 @@ pub fn verify(archive: &Archive, file: &File) -> Result<(), Error> {
 /// where it is mounted, whatever the umask.
 pub fn unpack(archive: &Archive, file: &File, root: &Path) -> Result<Unpacked, Error> {
     let tree = Tree::new(archive, root)?;
-    let (pieces, first) = pieces(archive);
+    let (pieces, first) = pieces(archive)?;
     // Of several threads that write to one file none can be the one that makes it.
     for piece in pieces.iter().filter(|piece| !piece.whole && piece.at == 0) {
         tree.create(&archive.entries[piece.entry])
@@ -290,43 +294,45 @@ fn errno(error: &io::Error) -> Errno {
 }
 
 /// Sorted by frame, and where those of each frame begin.
-pub(crate) fn pieces(archive: &Archive) -> (Vec<Piece>, Vec<usize>) {
+pub(crate) fn pieces(archive: &Archive) -> Result<(Vec<Piece>, Vec<usize>), Error> {
+    let extents = Extents::new(archive);
+    let filled = archive.frames.iter().filter(|frame| frame.length > 0);
+    let most = archive.entries.len() + filled.count().saturating_mul(MOST_PIECES);
     let mut pieces = Vec::new();
     for (entry, (each, place)) in archive.entries.iter().zip(&archive.places).enumerate() {
         let (Kind::File(size), Some(place)) = (&each.kind, place) else {
             continue;
         };
-        let (mut frame, mut offset, mut at) = (place.frame, place.offset, 0);
-        loop {
-            // An empty file may begin where its frame ends.
-            let room = archive
-                .frames
-                .get(frame)
-                .map_or(0, |frame| frame.length - offset);
-            let length = room.min(size - at);
-            if length > 0 || *size == 0 {
-                pieces.push(Piece {
-                    entry,
-                    frame,
-                    offset: usize::try_from(offset).expect("within a frame"),
-                    length: usize::try_from(length).expect("within a frame"),
-                    at,
-                    whole: at == 0 && length == *size,
+        // In the frame where it would begin.
+        let empty = (*size == 0).then_some(Extent {
+            frame: place.frame,
+            offset: place.offset,
+            length: 0,
+        });
+        let mut at = 0;
+        for extent in extents.of_file(*place, *size).chain(empty) {
+            if pieces.len() >= most {
+                return Err(Error::Hostile {
+                    path: archive.path().to_path_buf(),
+                    reason: "its files are made of too many pieces".to_owned(),
                 });
             }
-            at += length;
-            if at >= *size {
-                break;
-            }
-            frame += 1;
-            offset = 0;
+            pieces.push(Piece {
+                entry,
+                frame: extent.frame,
+                offset: usize::try_from(extent.offset).expect("within a frame"),
+                length: usize::try_from(extent.length).expect("within a frame"),
+                at,
+                whole: extent.length == *size,
+            });
+            at += extent.length;
         }
     }
     pieces.sort_by_key(|piece| piece.frame);
     let first = (0..=archive.frames.len())
         .map(|frame| pieces.partition_point(|piece| piece.frame < frame))
         .collect();
-    (pieces, first)
+    Ok((pieces, first))
 }
 
 /// Decompresses and checks each frame, and hands its content over, on all processors.

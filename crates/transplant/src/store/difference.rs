@@ -50,7 +50,7 @@ pub fn difference(one: (&Archive, &File), other: (&Archive, &File)) -> Result<Di
     let old: BTreeMap<&[u8], usize> = old.map(|(at, entry)| (&*entry.path, at)).collect();
     let new = other.0.entries.iter().enumerate();
     let new: BTreeMap<&[u8], usize> = new.map(|(at, entry)| (&*entry.path, at)).collect();
-    let (old_places, new_places) = (by_entry(one.0), by_entry(other.0));
+    let (old_places, new_places) = (by_entry(one.0)?, by_entry(other.0)?);
     let mut unsure = Vec::new();
     for (&path, &before) in &old {
         let Some(&now) = new.get(path) else {
@@ -102,14 +102,14 @@ pub fn difference(one: (&Archive, &File), other: (&Archive, &File)) -> Result<Di
 }
 
 /// Where each file lies, from its beginning; empty ones lie nowhere.
-fn by_entry(archive: &Archive) -> HashMap<usize, Vec<Piece>> {
+fn by_entry(archive: &Archive) -> Result<HashMap<usize, Vec<Piece>>, Error> {
     let mut found: HashMap<usize, Vec<Piece>> = HashMap::new();
-    for piece in pieces(archive).0 {
+    for piece in pieces(archive)?.0 {
         if piece.length > 0 {
             found.entry(piece.entry).or_default().push(piece);
         }
     }
-    found
+    Ok(found)
 }
 
 fn same_place(one: (&Archive, &[Piece]), other: (&Archive, &[Piece])) -> bool {

@@ -21,6 +21,13 @@ use crate::archive::entry::Kind;
 use crate::archive::frame::Reader;
 use crate::archive::index::Archive;
 use crate::archive::order::{Use, rank, use_of};
+use crate::node::extent::Extents;
+
+/// More than any package takes, in pieces of files.
+const MOST_GUESSES: usize = 4096;
+/// Of the hot list, in bytes: ten times what the import of large packages reads. What claims more is
+/// not to fill a node's disk unasked.
+const MOST_HOT: u64 = 1 << 30;
 
 /// Reads ahead for as long as the process lives.
 pub(super) fn start(content: Arc<Content>, ahead: Ahead) -> io::Result<()> {
@@ -151,18 +158,34 @@ fn run_only_when_idle() -> nix::Result<()> {
 
 /// What was guessed already, and what it is guessed from.
 pub(super) struct Ahead {
-    pub(super) archive: Arc<Archive>,
-    pub(super) nodes: Arc<Nodes>,
-    pub(super) guessed: HashSet<u64>,
+    archive: Arc<Archive>,
+    nodes: Arc<Nodes>,
+    extents: Extents,
+    guessed: HashSet<u64>,
 }
 
 impl Ahead {
+    pub(super) fn new(archive: &Arc<Archive>, nodes: &Arc<Nodes>) -> Self {
+        Self {
+            archive: Arc::clone(archive),
+            nodes: Arc::clone(nodes),
+            extents: Extents::new(archive),
+            guessed: HashSet::new(),
+        }
+    }
+
     /// The archive's hot list; where it has none, what every start reads.
     fn hot(&self) -> Vec<usize> {
-        match self.archive.hot() {
+        let frames = match self.archive.hot() {
             0 => self.start_up(),
             hot => (0..hot.min(self.archive.frames.len())).collect(),
-        }
+        };
+        let mut left = MOST_HOT;
+        let fits = |&index: &usize| {
+            left = left.saturating_sub(self.archive.frames[index].length);
+            left > 0
+        };
+        frames.into_iter().take_while(fits).collect()
     }
 
     /// The frames that every Python starts with, those first that are asked for first. Of a libpython
@@ -215,21 +238,13 @@ impl Ahead {
     }
 
     fn add(&self, entry: usize, frames: &mut Vec<usize>) {
-        let (Kind::File(size), Some(place)) = (
+        if let (Kind::File(size), Some(place)) = (
             &self.archive.entries[entry].kind,
             self.archive.places[entry],
-        ) else {
-            return;
-        };
-        let mut left = size + place.offset;
-        for (index, frame) in self.archive.frames.iter().enumerate().skip(place.frame) {
-            if frames.last() != Some(&index) {
-                frames.push(index);
-            }
-            if left <= frame.length {
-                return;
-            }
-            left -= frame.length;
+        ) {
+            let room = MOST_GUESSES.saturating_sub(frames.len());
+            let extents = self.extents.of_file(place, *size).take(room);
+            frames.extend(extents.map(|extent| extent.frame));
         }
     }
 }

@@ -14,10 +14,13 @@ use crate::archive::frame::{Reader, offsets};
 use crate::archive::index::Archive;
 use crate::error::Error;
 
-/// How many frames are kept in memory: those that are about to be kept elsewhere.
-const KEPT: usize = 8;
-/// How many buffers wait for the next frame: fresh memory has to be cleared by the kernel first.
+/// Bytes of frames that are kept in memory, besides the last one: of those that are about to be kept
+/// elsewhere, or have to be kept here.
+const KEPT: usize = 16 << 20;
+/// How many buffers wait for the next frame, and of which size at most: fresh memory has to be cleared
+/// by the kernel first.
 const SPARE: usize = 4;
+const LARGEST_SPARE: usize = 4 << 20;
 
 /// Bytes of the disk that are left to others.
 const SPARED: u64 = 256 << 20;
@@ -188,6 +191,7 @@ impl Frames {
         state.slots.remove(&index);
         if let Ok(buffer) = Arc::try_unwrap(frame)
             && state.spare.len() < SPARE
+            && buffer.capacity() <= LARGEST_SPARE
         {
             state.spare.push(buffer);
         }
@@ -237,26 +241,30 @@ fn has_room(store: &File, bytes: u64) -> bool {
     })
 }
 
-/// The least recently used one goes.
+/// The least recently used ones go.
 fn keep(state: &mut State, index: usize, frame: &Frame) {
     state.uses += 1;
+    let mut ready: Vec<(u64, usize, usize)> = state
+        .slots
+        .iter()
+        .filter_map(|(&index, slot)| match slot {
+            Slot::Ready { used, frame, .. } => Some((*used, index, frame.len())),
+            Slot::Reading => None,
+        })
+        .collect();
+    ready.sort_unstable();
+    let mut bytes = ready.iter().map(|(_, _, length)| length).sum::<usize>();
+    for (_, oldest, length) in ready {
+        if bytes <= KEPT {
+            break;
+        }
+        state.slots.remove(&oldest);
+        bytes -= length;
+    }
     let slot = Slot::Ready {
         frame: Arc::clone(frame),
         used: state.uses,
         storing: false,
     };
     state.slots.insert(index, slot);
-    let ready: Vec<(u64, usize)> = state
-        .slots
-        .iter()
-        .filter_map(|(&index, slot)| match slot {
-            Slot::Ready { used, .. } => Some((*used, index)),
-            Slot::Reading => None,
-        })
-        .collect();
-    if ready.len() > KEPT
-        && let Some((_, oldest)) = ready.iter().min()
-    {
-        state.slots.remove(oldest);
-    }
 }

@@ -10,7 +10,6 @@ mod frames;
 mod namespace;
 mod nodes;
 
-use std::collections::HashSet;
 use std::fmt;
 use std::fs::File;
 use std::io;
@@ -79,11 +78,7 @@ pub fn mount(
         Frames::new(Arc::clone(archive), file, store),
         Arc::clone(&failure),
     ));
-    let ahead = Ahead {
-        archive: Arc::clone(archive),
-        nodes: Arc::clone(&nodes),
-        guessed: HashSet::new(),
-    };
+    let ahead = Ahead::new(archive, &nodes);
     // The first of it is needed as soon as Python starts. Without it, all is read when it is asked for.
     if let Err(error) = ahead::start(Arc::clone(&content), ahead) {
         tracing::debug!("nothing is read ahead: {error}");
