@@ -11,16 +11,18 @@ use std::path::{Path, PathBuf};
 use crate::archive::ending;
 use crate::archive::entry::{Entry, Kind, refusal};
 use crate::archive::frame::{Check, Frame, Place};
-use crate::archive::listing::{self, CHUNK, Index, Sum, Sums, of_chunks};
+use crate::archive::listing::{self, CHUNK, Claims, Sum, Sums, of_chunks};
 use crate::error::Error;
+use crate::parallel;
 
 /// More than any frame of ours has: what claims more is a bomb.
 const LARGEST_FRAME: u64 = 64 << 20;
 /// How large the files may be together, as a multiple of the frames: files that are the same are
 /// stored once.
 const MOST_COPIES: u64 = 16;
-/// How many pieces of files may lie in frames, for each frame, beyond one for each entry.
-const MOST_PIECES: usize = 64;
+/// How many pieces of files may lie in a frame on average, besides one for each file: a large file that
+/// is there so often is all that has more.
+const MOST_PIECES: usize = 16;
 /// Bytes of files that any archive may hold; beyond, no more than so often what it takes in the file.
 const FREE_BYTES: u64 = 2 << 30;
 const LARGEST_RATIO: u64 = 256;
@@ -61,46 +63,82 @@ pub struct Archive {
     first_check: Vec<usize>,
 }
 
-impl Archive {
-    /// Reads the index of an archive, and refuses what is damaged or would do harm.
-    pub fn open(path: &Path) -> Result<(Self, File), Error> {
-        let file = File::open(path).map_err(Error::io("open", path))?;
-        let archive = Self::read(path, &file)?;
-        Ok((archive, file))
-    }
+/// The index of an archive, of which no entry has been looked at yet: who it is, and no leave to
+/// unpack it.
+#[derive(Debug)]
+pub struct Index {
+    path: PathBuf,
+    file: File,
+    /// Decompressed.
+    plain: Vec<u8>,
+    /// Where it stands in the file.
+    begin: u64,
+    /// The archive's name.
+    pub digest: Digest,
+    /// What it says of itself.
+    pub manifest: Vec<u8>,
+}
 
-    /// The digest and the manifest alone: no entry is looked at, so this is no leave to unpack it.
-    pub fn identify(path: &Path) -> Result<(Digest, Vec<u8>), Error> {
+impl Index {
+    /// Reads it, and nothing else of the archive.
+    pub fn read(path: &Path) -> Result<Self, Error> {
         let file = File::open(path).map_err(Error::io("open", path))?;
-        let (plain, _) = ending::index(path, &file)?;
-        listing::identity(&plain).ok_or_else(|| Error::Damaged {
+        let (plain, begin) = ending::index(path, &file)?;
+        let (digest, manifest) = listing::identity(&plain).ok_or_else(|| Error::Damaged {
             path: path.to_path_buf(),
-            reason: "its index makes no sense".to_owned(),
+            reason: SENSELESS.to_owned(),
+        })?;
+        Ok(Self {
+            path: path.to_path_buf(),
+            file,
+            plain,
+            begin,
+            digest,
+            manifest,
         })
     }
 
-    fn read(path: &Path, file: &File) -> Result<Self, Error> {
+    /// The archive, refused where it is damaged or would do harm.
+    pub fn open(&self) -> Result<(Archive, File), Error> {
+        let file = self
+            .file
+            .try_clone()
+            .map_err(Error::io("open", &self.path))?;
+        Ok((Archive::of(self)?, file))
+    }
+}
+
+impl Archive {
+    /// Reads the index of an archive, and refuses what is damaged or would do harm.
+    pub fn open(path: &Path) -> Result<(Self, File), Error> {
+        Index::read(path)?.open()
+    }
+
+    /// The digest and the manifest alone.
+    pub fn identify(path: &Path) -> Result<(Digest, Vec<u8>), Error> {
+        let index = Index::read(path)?;
+        Ok((index.digest, index.manifest))
+    }
+
+    fn of(index: &Index) -> Result<Self, Error> {
+        let Index {
+            path, file, begin, ..
+        } = index;
         let damaged = |reason: &str| Error::Damaged {
-            path: path.to_path_buf(),
+            path: path.clone(),
             reason: reason.to_owned(),
         };
         let hostile = |reason: String| Error::Hostile {
-            path: path.to_path_buf(),
+            path: path.clone(),
             reason,
         };
         let size = file.metadata().map_err(Error::io("read", path))?.len();
-        let (plain, begin) = ending::index(path, file)?;
-        let index =
-            listing::parse(&plain, size).ok_or_else(|| damaged("its index makes no sense"))?;
-        drop(plain);
-        if let Some(reason) = refusal(&index.entries) {
-            return Err(hostile(reason));
-        }
-        let frames = &index.frames;
+        let claims = listing::parse(&index.plain, size).ok_or_else(|| damaged(SENSELESS))?;
+        let frames = &claims.frames;
         let sum = |of: fn(&Frame) -> u64| {
             (frames.iter()).try_fold(0_u64, |sum, frame| sum.checked_add(of(frame)))
         };
-        if sum(|frame| frame.compressed) != Some(begin) {
+        if sum(|frame| frame.compressed) != Some(*begin) {
             return Err(damaged("it has not the length that its index says"));
         }
         if let Some(frame) = frames.iter().find(|frame| frame.length > LARGEST_FRAME) {
@@ -119,33 +157,36 @@ impl Archive {
         }) {
             return Err(damaged("one of its frames is longer than its content"));
         }
-        let held = sum(|frame| frame.length).ok_or_else(|| damaged("its index makes no sense"))?;
-        let bytes = bytes(&index.entries);
+        let held = sum(|frame| frame.length).ok_or_else(|| damaged(SENSELESS))?;
+        let bytes = bytes(&claims.entries);
         let most = FREE_BYTES.max(begin.saturating_mul(LARGEST_RATIO));
         if held.max(bytes) > most {
             let claimed = held.max(bytes);
             return Err(hostile(format!("it claims to hold {claimed} bytes")));
         }
         if bytes > held.saturating_mul(MOST_COPIES) {
-            return Err(damaged("its index names places outside of its frames"));
+            return Err(damaged(OUTSIDE));
         }
-        let (checks, first_check) = checks(&index).map_err(damaged)?;
-        let Index {
-            digest,
-            manifest,
+        // Two things that take long, of which neither needs the other.
+        let (refused, checks) = parallel::both(|| refusal(&claims.entries), || checks(&claims));
+        if let Some(reason) = refused {
+            return Err(hostile(reason));
+        }
+        let (checks, first_check) = checks.map_err(damaged)?;
+        let Claims {
             entries,
             places,
             frames,
             hot,
             sums,
-        } = index;
+        } = claims;
         Ok(Self {
-            path: path.to_path_buf(),
-            manifest,
+            path: path.clone(),
+            manifest: index.manifest.clone(),
             entries,
             places,
             frames,
-            digest,
+            digest: index.digest,
             sums: match sums {
                 Sums::Frames(_) => None,
                 Sums::Files(sums, _) => Some(sums),
@@ -195,25 +236,26 @@ fn bytes(entries: &[Entry]) -> u64 {
     sizes.fold(0, u64::saturating_add)
 }
 
+const SENSELESS: &str = "its index makes no sense";
 const OUTSIDE: &str = "its index names places outside of its frames";
 
 /// By what each frame is checked, and where those of each begin; or what is wrong. Every byte of every
 /// file lies in a frame, and files share all their bytes or none: else a few frames could be the content
 /// of any number of files.
-fn checks(index: &Index) -> Result<(Vec<Check>, Vec<usize>), &'static str> {
+fn checks(claims: &Claims) -> Result<(Vec<Check>, Vec<usize>), &'static str> {
     let mut files: Vec<(Place, u64, usize)> = Vec::new();
-    for (entry, place) in index.places.iter().enumerate() {
-        if let (Kind::File(size), Some(place)) = (&index.entries[entry].kind, place) {
+    for (entry, place) in claims.places.iter().enumerate() {
+        if let (Kind::File(size), Some(place)) = (&claims.entries[entry].kind, place) {
             files.push((*place, *size, entry));
         }
     }
     files.sort_unstable();
     let mut found = Checks {
-        index,
+        claims,
         all: Vec::new(),
-        first: Vec::with_capacity(index.frames.len() + 1),
+        first: Vec::with_capacity(claims.frames.len() + 1),
     };
-    let most = index.entries.len() + MOST_PIECES * index.frames.len() + 1000;
+    let most = MOST_PIECES * claims.frames.len();
     let mut pieces = 0_usize;
     let mut free = Place {
         frame: 0,
@@ -225,7 +267,7 @@ fn checks(index: &Index) -> Result<(Vec<Check>, Vec<usize>), &'static str> {
             return Err(OUTSIDE);
         }
         free = found.add(place, size, entry)?;
-        if let Sums::Files(sums, _) = &index.sums
+        if let Sums::Files(sums, _) = &claims.sums
             && same.iter().any(|(_, _, other)| sums[*other] != sums[entry])
         {
             return Err("its index has two digests for the same bytes");
@@ -235,18 +277,18 @@ fn checks(index: &Index) -> Result<(Vec<Check>, Vec<usize>), &'static str> {
             return Err("its files lie in too many pieces");
         }
     }
-    if let Sums::Frames(sums) = &index.sums {
+    if let Sums::Frames(sums) = &claims.sums {
         for (frame, &sum) in sums.iter().enumerate() {
-            let length = usize::try_from(index.frames[frame].length).expect("checked");
+            let length = usize::try_from(claims.frames[frame].length).expect("checked");
             found.check(frame, 0, length, sum);
         }
     }
-    found.first.resize(index.frames.len() + 1, found.all.len());
+    found.first.resize(claims.frames.len() + 1, found.all.len());
     Ok((found.all, found.first))
 }
 
 struct Checks<'a> {
-    index: &'a Index,
+    claims: &'a Claims,
     all: Vec<Check>,
     first: Vec<usize>,
 }
@@ -254,7 +296,7 @@ struct Checks<'a> {
 impl Checks<'_> {
     /// Those of a file; where it ends.
     fn add(&mut self, place: Place, size: u64, entry: usize) -> Result<Place, &'static str> {
-        let sums = match &self.index.sums {
+        let sums = match &self.claims.sums {
             Sums::Frames(_) => None,
             Sums::Files(sums, chunks) => {
                 let own = std::slice::from_ref(&sums[entry]);
@@ -267,7 +309,7 @@ impl Checks<'_> {
             }
         };
         let (mut offset, mut at) = (place.offset, 0);
-        for (frame, each) in self.index.frames.iter().enumerate().skip(place.frame) {
+        for (frame, each) in self.claims.frames.iter().enumerate().skip(place.frame) {
             let room = each.length.checked_sub(offset).ok_or(OUTSIDE)?;
             let here = room.min(size - at);
             if let Some(sums) = sums {

@@ -36,9 +36,7 @@ pub(crate) const LONGEST_PATH: usize = 4095;
 const FREE_ENTRIES: u64 = 100_000;
 
 /// What an index says, believed as far as it is well formed.
-pub(crate) struct Index {
-    pub(crate) digest: Digest,
-    pub(crate) manifest: Vec<u8>,
+pub(crate) struct Claims {
     pub(crate) entries: Vec<Entry>,
     /// Of each entry that is a file.
     pub(crate) places: Vec<Option<Place>>,
@@ -143,30 +141,23 @@ fn name(format: u8, listing: &[u8]) -> Option<Digest> {
     }
 }
 
-/// What the index of an archive of so many bytes says.
-pub(crate) fn parse(plain: &[u8], size: u64) -> Option<Index> {
+/// What the index of an archive of so many bytes says besides its name and manifest.
+pub(crate) fn parse(plain: &[u8], size: u64) -> Option<Claims> {
     let mut layout = Reader(plain);
     let listing = layout.sized()?;
     let mut reader = Reader(listing);
     let format = reader.byte()?;
-    let digest = name(format, listing)?;
-    let manifest = reader.sized()?.to_vec();
+    reader.sized()?;
     let most = FREE_ENTRIES + size / 8;
-    let index = if format == FIRST {
-        first(&mut reader, &mut layout, most)?
-    } else {
-        second(&mut reader, &mut layout, most)?
+    let claims = match format {
+        FIRST => first(&mut reader, &mut layout, most)?,
+        FORMAT => second(&mut reader, &mut layout, most)?,
+        _ => return None,
     };
-    let is_read = reader.0.is_empty() && layout.0.is_empty();
-    is_read.then_some(Index {
-        digest,
-        manifest,
-        ..index
-    })
+    (reader.0.is_empty() && layout.0.is_empty()).then_some(claims)
 }
 
-/// Without name and manifest.
-fn first(listing: &mut Reader, table: &mut Reader, most: u64) -> Option<Index> {
+fn first(listing: &mut Reader, table: &mut Reader, most: u64) -> Option<Claims> {
     let count = listing.count(33)?;
     let mut frames = Vec::with_capacity(count);
     let mut sums = Vec::with_capacity(count);
@@ -181,9 +172,7 @@ fn first(listing: &mut Reader, table: &mut Reader, most: u64) -> Option<Index> {
         places.push(if is_file { Some(place(listing)?) } else { None });
         Some(())
     })?;
-    Some(Index {
-        digest: Digest([0; 32]),
-        manifest: Vec::new(),
+    Some(Claims {
         entries,
         places,
         frames,
@@ -192,8 +181,7 @@ fn first(listing: &mut Reader, table: &mut Reader, most: u64) -> Option<Index> {
     })
 }
 
-/// Without name and manifest.
-fn second(listing: &mut Reader, layout: &mut Reader, most: u64) -> Option<Index> {
+fn second(listing: &mut Reader, layout: &mut Reader, most: u64) -> Option<Claims> {
     let mut sums = Vec::new();
     let entries = entries(listing, most, |listing, is_file| {
         sums.push(if is_file {
@@ -229,9 +217,7 @@ fn second(listing: &mut Reader, layout: &mut Reader, most: u64) -> Option<Index>
             chunks[index] = bytes.as_chunks().0.to_vec();
         }
     }
-    (hot <= frames.len()).then_some(Index {
-        digest: Digest([0; 32]),
-        manifest: Vec::new(),
+    (hot <= frames.len()).then_some(Claims {
         entries,
         places,
         frames,

@@ -17,8 +17,10 @@ use crate::archive::frame::Frame;
 use crate::archive::listing::Sum;
 use crate::build::check::Checked;
 use crate::build::pack::Packed;
+use crate::store::prune::BUILD;
 
-const SIGNATURE: &[u8] = b"htmap-exec build 2\n";
+/// Behind [`BUILD`]: grows when what follows the archive's path changes.
+const VERSION: &str = "2\n";
 
 /// Half of a BLAKE3 digest.
 pub(crate) type Key = [u8; 16];
@@ -123,7 +125,7 @@ pub fn keep(
 
 fn save(place: &Path, archive: &Path, frames: &[Kept], checked: Option<Key>) -> io::Result<()> {
     use std::os::unix::ffi::OsStrExt as _;
-    let mut out = SIGNATURE.to_vec();
+    let mut out = [BUILD, VERSION].concat().into_bytes();
     put_bytes(&mut out, archive.as_os_str().as_bytes());
     put_bytes(&mut out, checked.as_ref().map_or(&[], |key| key.as_slice()));
     put(&mut out, frames.len() as u64);
@@ -145,7 +147,8 @@ fn save(place: &Path, archive: &Path, frames: &[Kept], checked: Option<Key>) -> 
 
 fn parse(bytes: &[u8]) -> Option<Memory> {
     use std::os::unix::ffi::OsStrExt as _;
-    let mut reader = Reader(bytes.strip_prefix(SIGNATURE)?);
+    let bytes = bytes.strip_prefix(BUILD.as_bytes())?;
+    let mut reader = Reader(bytes.strip_prefix(VERSION.as_bytes())?);
     let archive = Path::new(std::ffi::OsStr::from_bytes(reader.sized()?));
     let mut memory = Memory {
         archive: File::open(archive).ok(),
