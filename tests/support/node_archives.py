@@ -7,7 +7,8 @@ import os
 import shutil
 import struct
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +74,47 @@ def with_manifest(archive: Path, change: Callable[[dict[str, Any]], object], nam
     patched = archive.with_name(name)
     patched.write_bytes(data[:begin] + data[begin : begin + 4] + struct.pack("<I", len(index)) + index + data[-24:])
     return patched
+
+
+@dataclass(frozen=True)
+class Frame:
+    """What an index says of one: bytes of content, those it takes in the file, and the content's digest."""
+
+    length: int
+    compressed: int
+    digest: bytes = bytes(32)
+
+
+def hostile(like: Path, at: Path, frames: Sequence[Frame], files: Sequence[tuple[str, int, int, int]]) -> Path:
+    """An archive with the manifest of another one, zeros for frames, and these files: path, size, frame and offset."""
+    data = like.read_bytes()
+    begin = struct.unpack("<Q", data[-16:-8])[0]
+    plain = subprocess.run(["zstd", "-dqc"], input=data[begin + 16 : -24], capture_output=True, check=True).stdout
+    _, start = number(plain, 0)
+    size, start_of_manifest = number(plain, start + 1)
+    manifest = plain[start_of_manifest : start_of_manifest + size]
+    listing = bytearray(b"\x01" + encoded(len(manifest)) + manifest + encoded(len(frames)))
+    for frame in frames:
+        listing += encoded(frame.length) + frame.digest
+    directories = {path.rpartition("/")[0] for path, *_ in files} - {""}
+    listing += encoded(len(files) + len(directories))
+    for directory in sorted(directories):
+        assert "/" not in directory
+    entries = [(path, b"f" + b"".join(map(encoded, place))) for path, *place in files]
+    entries += [(directory, b"d") for directory in directories]
+    for path, rest in sorted(entries, key=lambda entry: entry[0].replace("/", "\0")):
+        listing += encoded(0) + encoded(len(path)) + path.encode() + encoded(0o755) + rest
+    table = b"".join(encoded(frame.compressed) for frame in frames)
+    plain = encoded(len(listing)) + bytes(listing) + table
+    packed = subprocess.run(["zstd", "-qc"], input=plain, capture_output=True, check=True).stdout
+    index = struct.pack("<Q", len(plain)) + packed
+    begin = sum(frame.compressed for frame in frames)
+    with at.open("wb") as file:
+        file.truncate(begin)
+        file.seek(begin)
+        file.write(struct.pack("<II", 0x184D2A5A, len(index)) + index)
+        file.write(struct.pack("<IIQ", 0x184D2A5B, 16, begin) + b"HTMAPEXE")
+    return at
 
 
 def number(data: bytes, at: int) -> tuple[int, int]:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import os
+import re
 import shutil
 import signal
 import stat
+import struct
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -66,12 +70,14 @@ def component(archive: Path) -> Iterator[Run]:
         user: bool = False,
         before: str = "",
         during: Callable[[Running], object] | None = None,
+        prepare: Callable[[Path], object] = lambda archive: None,
         **env: str,
     ) -> Outcome:
         scratch = Scratch(base=new_base(), python=MAIN, name_python=False)
         made.append(scratch)
         scratch.fill(make_pickles(source, MAIN, 0))
         shutil.copy(archive, scratch.dir / archive.name)
+        prepare(scratch.dir / archive.name)
         scratch.options = ["--transplant", archive.name, *options]
         scratch.env.update(env, HTMAP_EXEC_LOG="info")
         program = scratch.base / "program"
@@ -150,6 +156,26 @@ def test_python_runs_in_a_mounted_archive(component: Run, user: bool) -> None:
     assert "\n  cloudpickle==" in outcome.stdout
 
 
+def test_the_index_is_read_once(component: Run) -> None:
+    """Reading it takes long where there are many files."""
+    libc = ctypes.CDLL(None)
+    in_open, in_close = 0x20, 0x10
+    watch = libc.inotify_init1(os.O_NONBLOCK)
+
+    def prepare(archive: Path) -> None:
+        assert libc.inotify_add_watch(watch, os.fsencode(archive), in_open | in_close) >= 0
+
+    try:
+        outcome = component(WHERE, prepare=prepare)
+        assert outcome.status == "OK", outcome.dump()
+        assert outcome.value[0], "it is not mounted"
+        event = struct.Struct("iIII")
+        masks = [mask for _, mask, _, _ in event.iter_unpack(os.read(watch, 4096))]
+        assert masks == [in_open, in_close]
+    finally:
+        os.close(watch)
+
+
 TREE = """
     def f():
         import hashlib, os, stat, sys
@@ -166,7 +192,9 @@ TREE = """
                 elif stat.S_ISREG(status.st_mode):
                     files += 1
                     size, content = status.st_size, open(path, "rb").read()
-                line = (os.path.relpath(path, sys.prefix), oct(status.st_mode), size, int(status.st_mtime) * bool(size))
+                # What was compiled may be newer.
+                stamp = int(status.st_mtime) * bool(size) * (not name.endswith(".pyc"))
+                line = (os.path.relpath(path, sys.prefix), oct(status.st_mode), size, stamp)
                 digest.update(repr(line).encode() + hashlib.sha256(content).digest())
         return digest.hexdigest(), files
 """
@@ -184,7 +212,8 @@ def digest_of(root: Path) -> str:
                 content = os.readlink(path).encode()
             elif stat.S_ISREG(status.st_mode):
                 size, content = status.st_size, path.read_bytes()
-            line = (str(path.relative_to(root)), oct(status.st_mode), size, int(status.st_mtime) * bool(size))
+            stamp = int(status.st_mtime) * bool(size) * (not name.endswith(".pyc"))
+            line = (str(path.relative_to(root)), oct(status.st_mode), size, stamp)
             digest.update(repr(line).encode() + hashlib.sha256(content).digest())
     return digest.hexdigest()
 
@@ -274,6 +303,81 @@ def test_damage_that_python_gets_over_is_an_error_all_the_same(component: Run, a
     assert outcome.exit == 0
 
 
+READ_ALL = """
+    def f():
+        import hashlib, os, sys
+        digest = hashlib.sha256()
+        for directory, names, others in os.walk(sys.prefix):
+            names.sort()
+            for name in sorted(others):
+                path = os.path.join(directory, name)
+                if not os.path.islink(path):
+                    digest.update(open(path, "rb").read())
+        return digest.hexdigest()
+"""
+
+
+def test_no_damage_gives_other_bytes(component: Run, archive: Path) -> None:
+    """A byte anywhere: of the index, of what Python starts with, of what only the function reads."""
+    whole = component(READ_ALL)
+    assert whole.status == "OK", whole.dump()
+    size = archive.stat().st_size
+    begin = struct.unpack("<Q", archive.read_bytes()[-16:-8])[0]
+    frames = [begin * number // 12 + 50 for number in range(12)]
+    for place in [
+        10,
+        *frames,
+        begin,
+        begin + 9,
+        begin + 20,
+        (begin + size) // 2,
+        size - 30,
+        size - 20,
+        size - 12,
+        size - 1,
+    ]:
+
+        def damage(copy: Path, place: int = place) -> None:
+            with copy.open("r+b") as file:
+                file.seek(place)
+                byte = file.read(1)[0]
+                file.seek(place)
+                file.write(bytes([byte ^ 0x10]))
+
+        outcome = component(READ_ALL, prepare=damage)
+        assert outcome.exit == 0, outcome.dump()
+        if outcome.status == "OK":
+            # Some bits of zstd's own headers say nothing of the content.
+            assert outcome.value == whole.value, place
+        else:
+            assert archive.name in outcome.report, (place, outcome.report)
+            assert "is no whole transplant: " in outcome.report or "its digest is " in outcome.report, outcome.dump()
+
+
+def test_an_archive_that_is_cut_off_while_it_is_used(component: Run, archive: Path) -> None:
+    source = """
+        def f():
+            import os, sys, time
+            open("ready", "w").close()
+            while not os.path.exists("go"):
+                time.sleep(0.01)
+            try:
+                open(os.path.dirname(os.__file__) + "/turtle.py", "rb").read()
+            except OSError:
+                pass
+            return "a result"
+    """
+
+    def cut(running: Running) -> None:
+        assert running.wait_for("ready")
+        os.truncate(running.scratch.dir / archive.name, 1 << 20)
+        (running.scratch.dir / "go").touch()
+
+    outcome = component(source, during=cut)
+    assert outcome.status == "ERR", outcome.dump()
+    assert f"cannot read `{outcome.out_path.parents[1]}/{archive.name}`" in outcome.report
+
+
 def test_a_runner_that_is_killed_leaves_no_mount(component: Run) -> None:
     source = """
         def f():
@@ -324,6 +428,43 @@ def test_an_eviction_ends_a_mounted_python(component: Run) -> None:
     assert [path.read_text() for path in current.rglob("state")] == ["17"], outcome.dump()
 
 
+def frames(outcome: Outcome) -> tuple[list[int], list[int]]:
+    """Those that were read, and those that were asked for and not there, in their order."""
+    assert outcome.status == "OK", outcome.dump()
+    read = [int(number) for number in re.findall(r"reading frame (\d+)$", outcome.stderr, re.MULTILINE)]
+    return read, [int(number) for number in re.findall(r"frame (\d+) for `", outcome.stderr)]
+
+
+def test_what_every_start_needs_is_read_ahead_on_a_busy_node(component: Run) -> None:
+    processors = len(os.sched_getaffinity(0))
+    spin = [sys.executable, "-c", "while True: pass"]
+    busy = [subprocess.Popen(spin) for _ in range(2 * processors)]
+    try:
+        read, asked = frames(component(WHERE, "--log", "trace"))
+    finally:
+        for process in busy:
+            process.kill()
+            process.wait()
+    # Some of them before anybody asks.
+    assert set(read) - set(asked), (read, asked)
+
+
+def test_no_frame_is_read_twice(component: Run) -> None:
+    """In time, that is: whoever asks for one that is being read waits for it."""
+    source = """
+        def f():
+            import concurrent.futures, os
+            library = os.path.dirname(os.__file__)
+            paths = [os.path.join(at, name) for at, _, names in os.walk(library) for name in names]
+            read = lambda path: len(open(path, "rb").read())
+            with concurrent.futures.ThreadPoolExecutor(8) as pool:
+                return sum(pool.map(read, paths)) > 0
+    """
+    read, _ = frames(component(source, "--log", "trace", user=True))
+    assert len(read) > 5
+    assert sorted(read) == sorted(set(read))
+
+
 def test_many_readers_at_once(component: Run) -> None:
     source = """
         def f():
@@ -350,6 +491,21 @@ def test_a_package_that_writes_beside_itself_is_told_of_no_mount(component: Run,
     assert "[Errno 30]" in outcome.report, outcome.dump()
     assert "have it unpacked with `--no-mount`" in outcome.report, outcome.dump()
     assert component(source, "--no-mount", user=user).status == "OK"
+
+
+def test_an_exception_that_only_quotes_it_is_told_of_no_mount(component: Run) -> None:
+    source = """
+        def f():
+            import json, os
+            place = os.path.dirname(json.__file__) + "/cache"
+            try:
+                os.mkdir(place)
+            except OSError as error:
+                raise RuntimeError(f"cannot cache: {error}") from None
+    """
+    outcome = component(source)
+    assert "RuntimeError: cannot cache: [Errno 30]" in outcome.report, outcome.dump()
+    assert "have it unpacked with `--no-mount`" in outcome.report, outcome.dump()
 
 
 def test_other_places_are_not_blamed_on_the_mount(component: Run) -> None:

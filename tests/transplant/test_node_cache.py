@@ -77,7 +77,7 @@ def mount(base: Path) -> Iterator[Callable[..., Path]]:
 
 
 def entry(cache: Path) -> Path:
-    [found] = [path for path in cache.glob(f"{os.geteuid()}/*") if path.is_dir()]
+    [found] = [path for path in cache.glob(f"{os.geteuid()}/*/*") if path.is_dir()]
     return found
 
 
@@ -134,7 +134,7 @@ def test_a_kill_while_it_is_made(node: Node, archive: Path, base: Path) -> None:
 
     def unpacked(number: float, since: int) -> bool:
         """Whether so many entries stand there that the last kill did not leave."""
-        partials = list(cache.glob("*/*/partial"))
+        partials = list(cache.glob("*/*/*/partial"))
         with contextlib.suppress(FileNotFoundError):  # it is cleared, or has its name now
             made = (path.lstat().st_ctime_ns > since for partial in partials for path in partial.rglob("*"))
             return bool(partials) and sum(made) >= number
@@ -346,7 +346,7 @@ def test_one_that_fills_up_meanwhile(node: Node, archive: Path, mount: Callable[
     cache = mount(f"size={taken + 8_000_000},mode=755")
 
     def meanwhile(running: Running) -> None:
-        while running.process.poll() is None and not list(cache.glob("*/*/partial/bin")):
+        while running.process.poll() is None and not list(cache.glob("*/*/*/partial/bin")):
             time.sleep(0.0005)
         with (cache / "filler").open("wb") as filler:
             os.posix_fallocate(filler.fileno(), 0, 30_000_000)
@@ -363,6 +363,78 @@ def test_a_read_only_cache_with_the_tree_in_it(node: Node, archive: Path, mount:
     node.run(archive, PREFIX, "--cache-dir", cache)
     subprocess.run(["mount", "-o", "remount,ro", cache], check=True)
     assert node.run(archive, PREFIX, "--cache-dir", cache).value == str(entry(cache) / "tree")
+
+
+@needs_root
+def test_nodes_that_share_a_directory_leave_each_others_trees_alone(node: Node, archive: Path, base: Path) -> None:
+    """Where locks are a node's own, nothing else tells one that another uses a tree."""
+    cache = base / "cache"
+
+    def on(machine: str) -> Callable[[Scratch], None]:
+        name = base / machine
+        name.write_text(machine * 32 + "\n")
+
+        def prepare(scratch: Scratch) -> None:
+            script = f'mount --bind {name} /etc/machine-id && exec "$@"'
+            scratch.wrapper = ["unshare", "--mount", "--", "sh", "-c", script, "sh"]
+
+        return prepare
+
+    one = node.run(archive, PREFIX, "--cache-dir", cache, prepare=on("a"))
+    place = Path(one.value).parent
+    size = int((place / "lock").read_text())
+    # As another machine wrote it, in a boot of its own.
+    ready = json.loads((place / "ready").read_text())
+    ready["boot"] = "another"
+    (place / "ready").write_text(json.dumps(ready))
+    before = (place / "ready").stat(), (place / "tree").stat()
+    other = node.run(archive, PREFIX, "--cache-dir", cache, "--cache-size", f"{size}", prepare=on("b"))
+    assert other.status == "OK", other.dump()
+    assert Path(other.value).parent not in (place, Path(f"{other.out_path.parents[1]}"))
+    assert before == ((place / "ready").stat(), (place / "tree").stat())
+    assert "found `" in node.run(archive, PREFIX, "--cache-dir", cache, prepare=on("b")).stderr
+
+
+@needs_root
+@pytest.mark.parametrize("name", [None, "", "uninitialized\n"], ids=["none", "empty", "uninitialized"])
+def test_a_node_without_a_machine_id_has_a_cache_all_the_same(
+    node: Node, archive: Path, base: Path, name: str | None
+) -> None:
+    (base / "id").write_text(name or "")
+
+    def prepare(scratch: Scratch) -> None:
+        places = [path for path in ("/etc/machine-id", "/var/lib/dbus/machine-id") if os.path.exists(path)]
+        hide = "/dev/null" if name is None else base / "id"
+        script = " && ".join(f"mount --bind {hide} {path}" for path in places) or "true"
+        scratch.wrapper = ["unshare", "--mount", "--", "sh", "-c", f'{script} && exec "$@"', "sh"]
+
+    for word in ("unpacked `", "found `"):
+        outcome = node.run(archive, PREFIX, "--cache-dir", base / "cache", prepare=prepare)
+        assert outcome.value == str(entry(base / "cache") / "tree"), outcome.dump()
+        assert word in outcome.stderr
+
+
+@needs_root
+def test_a_file_system_with_coarse_times(node: Node, archive: Path, base: Path) -> None:
+    image, cache = base / "image", base / "cache"
+    with image.open("wb") as file:
+        file.truncate(600 << 20)
+    # Inodes of 128 bytes have no room for more.
+    subprocess.run(["mkfs.ext4", "-q", "-I", "128", image], check=True, capture_output=True)
+    cache.mkdir()
+    subprocess.run(["mount", "-o", "loop", image, cache], check=True)
+    try:
+        from_scratch(node.run(archive, PREFIX, "--cache-dir", cache), "keeps times in whole seconds only")
+    finally:
+        subprocess.run(["umount", "--lazy", cache], check=True)
+
+
+@pytest.mark.skipif(not shutil.which("strace"), reason="strace, which has the kernel refuse locks, is not installed")
+def test_a_file_system_without_locks(node: Node, archive: Path, base: Path) -> None:
+    def prepare(scratch: Scratch) -> None:
+        scratch.wrapper = ["strace", "-f", "-qq", "-o", "/dev/null", "-e", "inject=flock:error=ENOLCK"]
+
+    from_scratch(node.run(archive, PREFIX, "--cache-dir", base / "cache", prepare=prepare), "cannot lock")
 
 
 @needs_root
@@ -383,6 +455,25 @@ def test_every_user_has_a_part_of_it(node: Node, archive: Path, base: Path) -> N
     node.run(archive, source, "--cache-dir", cache, prepare=lambda scratch: scratch.give_to(4711))
     outcome = node.run(archive, PREFIX, "--cache-dir", cache, prepare=lambda scratch: scratch.give_to(4711))
     assert "found `" in outcome.stderr, outcome.dump()
+
+
+@needs_root
+def test_a_package_that_writes_beside_itself_is_told_of_the_cache(node: Node, archive: Path, base: Path) -> None:
+    cache = base / "cache"
+    cache.mkdir()
+    cache.chmod(0o1777)
+    source = """
+        def f():
+            import json, os
+            os.mkdir(os.path.dirname(json.__file__) + "/cache")
+    """
+    give = lambda scratch: scratch.give_to(4711)  # noqa: E731
+    outcome = node.run(archive, source, "--cache-dir", cache, prepare=give)
+    assert "[Errno 13]" in outcome.report, outcome.dump()
+    assert "is in the node's cache" in outcome.report, outcome.dump()
+    # What is refused elsewhere has nothing to do with it.
+    elsewhere = "def f():\n    open('/etc/shadow')"
+    assert "node's cache" not in node.run(archive, elsewhere, "--cache-dir", cache, prepare=give).report
 
 
 @needs_root
@@ -453,6 +544,6 @@ def test_a_damaged_archive_is_in_no_cache(node: Node, archive: Path, base: Path)
     outcome = node.run(damaged, PREFIX, "--cache-dir", base / "cache")
     assert outcome.status == "ERR", outcome.dump()
     assert "frame" in outcome.report
-    assert not any((base / "cache").glob("*/*/tree"))
+    assert not any((base / "cache").glob("*/*/*/tree"))
     # The whole one has the same digest.
     assert node.run(archive, PREFIX, "--cache-dir", base / "cache").value == str(entry(base / "cache") / "tree")

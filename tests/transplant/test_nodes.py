@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 from support.environment import binary, is_root
-from support.node_archives import MAIN, Node, build, copy_of_prefix, with_manifest
+from support.node_archives import MAIN, MEMORY, Frame, Node, build, copy_of_prefix, hostile, with_manifest
+from support.scratch import Scratch, new_base
 
 SIMPLE = "def f():\n    return 7"
 
@@ -205,3 +206,132 @@ def test_a_script_that_gives_up(node: Node, conda: Path) -> None:
     outcome = node.run(conda, SIMPLE, GIVE_UP="1")
     assert outcome.value == 7, outcome.dump()
     assert "activate.d` are left out: they ended with exit status: 3" in outcome.stderr
+
+
+# Somebody without a passwd entry.
+UID = 64_123
+needs_root = pytest.mark.skipif(not is_root(), reason="only root can become somebody else")
+
+
+@pytest.fixture
+def user(archive: Path) -> Iterator[Path]:
+    """A directory of another user's, with the archive and the program in it."""
+    base = new_base(MEMORY)
+    shutil.copy(archive, base / "archive")
+    shutil.copy(binary(), base / "program")
+    for path in (base, base / "archive"):
+        os.chown(path, UID, UID)
+    yield base
+    subprocess.run(["chmod", "-R", "u+rwX", base], check=True)
+    shutil.rmtree(base)
+
+
+def unpack(base: Path, *wrapper: str, umask: int = 0o022) -> Path:
+    target = base / "tree"
+    words = ["setpriv", f"--reuid={UID}", f"--regid={UID}", "--clear-groups", *wrapper]
+    done = subprocess.run(
+        [*words, base / "program", "transplant", "unpack", base / "archive", target],
+        umask=umask,
+        env={"PATH": os.defpath},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    return target
+
+
+@needs_root
+@pytest.mark.parametrize("umask", [0o077, 0o000, 0o337], ids=oct)
+def test_a_tree_is_the_same_whatever_the_umask(user: Path, umask: int) -> None:
+    def modes(tree: Path) -> dict[str, int]:
+        return {str(path.relative_to(tree)): path.lstat().st_mode for path in tree.rglob("*")}
+
+    expected = modes(unpack(user))
+    shutil.rmtree(user / "tree")
+    (user / "tree").mkdir()
+    os.chown(user / "tree", UID, UID)
+    assert modes(unpack(user, umask=umask)) == expected
+
+
+@needs_root
+def test_a_limit_of_processes_ends_nothing(user: Path) -> None:
+    tree = unpack(user, "prlimit", "--nproc=1", "--")
+    assert (tree / "bin").is_dir()
+
+
+MANY = 100_000
+HOSTILE = {
+    # Whoever goes through all frames for each file does so 10^10 times.
+    "empty-frames": (
+        [*[Frame(0, 0)] * MANY, Frame(64 << 20, 4096)],
+        [("bin/python3.11", 1, 0, 0), *((f"f{number:06}", 1, 0, 0) for number in range(MANY))],
+    ),
+    # Each file is made of that many pieces.
+    "tiny-frames": (
+        [*[Frame(1, 9)] * MANY, Frame(64 << 20, 4096)],
+        [("bin/python3.11", MANY, 0, 0), *((f"f{number:06}", MANY, 0, 0) for number in range(10_000))],
+    ),
+    # Each read would take 64 MiB of memory, and of the disk.
+    "huge-frames": (
+        [Frame(64 << 20, 4096)] * 200,
+        [("bin/python3.11", 9, 0, 0), *((f"f{number:06}", 64 << 20, number, 0) for number in range(1, 200))],
+    ),
+    "many-names": (
+        [Frame(1, 9)],
+        [("bin/python3.11", 1, 0, 0), *((f"f{number:06}", 0, 0, 0) for number in range(10 * MANY))],
+    ),
+}
+
+
+@pytest.mark.parametrize("options", [[], ["--no-mount"]], ids=["mounted", "unpacked"])
+@pytest.mark.parametrize("kind", HOSTILE)
+def test_a_little_hostile_archive_ends_soon(
+    node: Node, archive: Path, tmp_path: Path, kind: str, options: list[str]
+) -> None:
+    made = hostile(archive, tmp_path / "hostile", *HOSTILE[kind])
+
+    def limit(scratch: Scratch) -> None:
+        # Of processor time, however busy this machine is, and of memory.
+        scratch.wrapper = ["prlimit", "--cpu=20", f"--as={3 << 30}", "--"]
+
+    outcome = node.run(made, SIMPLE, *options, prepare=limit)
+    assert outcome.exit == 0, outcome.dump()
+    assert outcome.status == "ERR", outcome.dump()
+    assert str(made) in outcome.report
+
+
+def test_times_are_those_that_programs_compare(archive: Path, tmp_path: Path) -> None:
+    tree = tmp_path / "tree"
+    subprocess.run([binary(), "transplant", "unpack", archive, tree], check=True, stdout=subprocess.DEVNULL)
+    files = [path for path in tree.rglob("*") if path.is_file() and not path.is_symlink()]
+    made = 1_577_836_800
+    assert {int(path.stat().st_mtime) for path in files if path.suffix != ".pyc"} == {made}
+    compiled = [path for path in files if path.suffix == ".pyc"]
+    assert compiled and all(path.stat().st_mtime >= made for path in compiled)
+
+
+def test_what_could_not_be_unpacked_is_not_left_behind(node: Node, archive: Path, tmp_path: Path) -> None:
+    damaged = tmp_path / "damaged"
+    data = bytearray(archive.read_bytes())
+    data[len(data) // 2] ^= 1
+    damaged.write_bytes(data)
+    outcome = node.run(damaged, SIMPLE, "--no-mount")
+    assert outcome.status == "ERR", outcome.dump()
+    assert f"`{damaged}` is no whole transplant: frame" in outcome.report
+    assert not (outcome.out_path.parents[1] / "_htmap_python").exists()
+
+
+@needs_root
+def test_what_an_attempt_left_that_was_killed_makes_room(node: Node, user: Path) -> None:
+    """Directories of an archive may be such that nobody may write to them."""
+
+    def prepare(scratch: Scratch) -> None:
+        left = scratch.dir / "_htmap_python" / "lib"
+        left.mkdir(parents=True)
+        (left / "left").touch()
+        left.chmod(0o555)
+        scratch.give_to(UID)
+
+    outcome = node.run(user / "archive", SIMPLE, "--no-mount", prepare=prepare)
+    assert outcome.status == "OK", outcome.dump()
+    assert not (outcome.out_path.parents[1] / "_htmap_python/lib/left").exists()

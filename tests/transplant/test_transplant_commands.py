@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import shutil
@@ -13,7 +14,7 @@ from typing import Any
 
 import pytest
 from support.environment import binary, cloudpickle_package
-from support.node_archives import MAIN, PRUNED, with_manifest
+from support.node_archives import MAIN, PRUNED, encoded, with_manifest
 
 DAY = 24 * 60 * 60
 Archives = tuple[Path, Path]
@@ -177,11 +178,11 @@ def test_diff(built: Archives) -> None:
 
 
 def test_diff_says_what_is_damaged(built: Archives, tmp_path: Path) -> None:
-    # Every frame has other bytes, so that whichever is read is not what its index says.
+    # The index has the digests of all files, so nothing but the index is read.
     data = built[1].read_bytes()
     damaged = tmp_path / "damaged"
     begin = int.from_bytes(data[-16:-8], "little")
-    damaged.write_bytes(bytes(begin) + data[begin:])
+    damaged.write_bytes(data[: begin + 16] + bytes(len(data) - 24 - begin - 16) + data[-24:])
     assert f"`{damaged}` is no whole transplant" in run("diff", built[0], damaged, "--json", fails=True)
 
 
@@ -225,6 +226,34 @@ def test_prune_removes_what_is_left_behind(store: Path, tmp_path: Path) -> None:
     assert {path.name for path in store.iterdir()} == {*archives, "notes.pip", ".making-new.pip", "4" * 64 + ".pip"}
     assert {path.name for path in cache.iterdir()} == {"2" * 64, "other"}
     assert run(*words, **env) == "0 B freed\n"
+
+
+def test_prune_forgets_builds_whose_archive_is_gone(built: Archives, store: Path, tmp_path: Path) -> None:
+    cache = tmp_path / "cache/htmap-exec/transplants"
+    cache.mkdir(parents=True)
+    remembered = {"gone": tmp_path / "gone", "kept": built[0]}
+    for name, archive in remembered.items():
+        path = os.fsencode(archive)
+        (cache / f"{name}.build").write_bytes(b"htmap-exec build 1\n" + encoded(len(path)) + path + b"more")
+    (cache / "other.build").write_text("of another program")
+    for name in ("gone.lock", "kept.lock", "alone.lock", "held.lock", "young.lock", ".tmpAb12Cd"):
+        (cache / name).touch()
+    for path in cache.iterdir():
+        if path.name != "young.lock":
+            age(path, 2)
+    gone = {"gone.build", "gone.lock", "alone.lock", ".tmpAb12Cd"}
+    env = {"XDG_CACHE_HOME": str(tmp_path / "cache")}
+    with (cache / "held.lock").open() as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        done = told("prune", "--dir", store, **env)
+    assert {Path(each["path"]).name for each in done["removed"]} == gone
+    assert {path.name for path in cache.iterdir()} == {
+        "kept.build",
+        "kept.lock",
+        "other.build",
+        "held.lock",
+        "young.lock",
+    }
 
 
 def test_prune_by_age_and_number(store: Path, built: Archives) -> None:

@@ -18,6 +18,8 @@ pub struct Options {
     pub environment: Vec<(OsString, Option<OsString>)>,
     /// Where the interpreter lies, if this process serves it.
     pub served: Option<Served>,
+    /// Where the interpreter lies, if other jobs use the same tree: nothing may be written there.
+    pub shared: Option<PathBuf>,
     /// The Python that pickled the map.
     pub submit_python: Option<PythonVersion>,
     /// Run bytecode of another Python all the same.

@@ -7,19 +7,28 @@ use std::path::{Path, PathBuf};
 
 use walkdir::WalkDir;
 
+use crate::archive::ending::wrap;
 use crate::archive::entry::refusal;
-use crate::archive::index::{Frame, Place, encode, wrap};
+use crate::archive::frame::{Frame, Place};
+use crate::archive::listing::{CHUNK, Sum, encode, parse};
 use crate::archive::place::EDITS;
 use crate::{Archive, Entry, Kind, Prefixes, RECORD, apply, unpack, verify};
 
-/// An archive with this index, as it is before it is packed, behind so many bytes of frames.
+/// An archive with this index, as it is before it is packed, behind as many bytes of frames as it says,
+/// or so many.
 pub fn index(path: &Path, plain: &[u8], begin: u64) {
+    let said = parse(plain, 1 << 20).map(|index| {
+        let compressed = index.frames.iter().map(|frame| frame.compressed);
+        compressed.fold(0, u64::saturating_add)
+    });
+    let begin = said.filter(|said| *said < 1 << 30).unwrap_or(begin);
     let file = File::create(path).unwrap();
     file.set_len(begin).unwrap();
     file.write_all_at(&wrap(plain, begin).unwrap(), begin)
         .unwrap();
     if let Ok((archive, file)) = Archive::open(path) {
-        assert!(archive.bytes() <= archive.frames.iter().map(|frame| frame.length).sum());
+        let held: u64 = archive.frames.iter().map(|frame| frame.length).sum();
+        assert!(archive.bytes() <= held * 16);
         crate::node::unpack::pieces(&archive);
         // Holes are no frames.
         assert!(archive.frames.is_empty() || verify(&archive, &file).is_err());
@@ -37,7 +46,6 @@ pub fn tree(directory: &Path, entries: &[(Entry, Option<(usize, u64)>)], content
             bytes.extend_from_slice(&packed);
             Frame {
                 length: content.len() as u64,
-                digest: blake3::hash(content).into(),
                 compressed: packed.len() as u64,
             }
         })
@@ -48,8 +56,11 @@ pub fn tree(directory: &Path, entries: &[(Entry, Option<(usize, u64)>)], content
     };
     let places: Vec<Option<Place>> = entries.iter().map(|(_, at)| at.map(place)).collect();
     let entries: Vec<Entry> = entries.iter().map(|(entry, _)| entry.clone()).collect();
-    let (index, _) = encode(b"{}", &entries, &places, &frames, bytes.len() as u64).unwrap();
-    bytes.extend_from_slice(&index);
+    let chunks: Vec<Vec<Sum>> = (entries.iter().zip(&places))
+        .map(|(entry, place)| sums(&entry.kind, *place, contents))
+        .collect();
+    let (index, _) = encode(b"{}", &entries, &chunks, (&places, &frames, 0));
+    bytes.extend_from_slice(&wrap(&index, bytes.len() as u64).unwrap());
     let path = directory.join("archive");
     fs::write(&path, bytes).unwrap();
     let (root, outside) = (directory.join("root"), directory.join("outside"));
@@ -80,6 +91,22 @@ pub fn tree(directory: &Path, entries: &[(Entry, Option<(usize, u64)>)], content
     assert_eq!(fs::read_dir(directory).unwrap().count(), 3);
     remove(&root);
     fs::remove_file(path).unwrap();
+}
+
+/// The right ones of a file that lies there, if anything does: else it would be refused for them.
+fn sums(kind: &Kind, place: Option<Place>, contents: &[Vec<u8>]) -> Vec<Sum> {
+    let (Kind::File(size), Some(place)) = (kind, place) else {
+        return Vec::new();
+    };
+    let mut bytes: Vec<u8> = Vec::new();
+    let mut offset = usize::try_from(place.offset).unwrap_or(usize::MAX);
+    for content in contents.iter().skip(place.frame) {
+        bytes.extend_from_slice(content.get(offset..).unwrap_or(&[]));
+        offset = 0;
+    }
+    bytes.truncate(usize::try_from(*size).unwrap_or(usize::MAX));
+    let chunks = bytes.chunks(usize::try_from(CHUNK).unwrap());
+    chunks.map(|chunk| blake3::hash(chunk).into()).collect()
 }
 
 fn remove(root: &Path) {

@@ -29,13 +29,15 @@ pub mod fuzzing;
 #[cfg(test)]
 mod mutations;
 mod node;
+#[cfg(test)]
+mod old;
 mod parallel;
 mod relocate;
 mod store;
 mod versions;
 
 pub use archive::entry::{Entry, Kind};
-pub use archive::index::{Archive, Digest};
+pub use archive::index::{Archive, Digest, Index};
 pub use archive::manifest::{Audit, Bundled, Manifest, Need, Places, Share};
 pub use archive::place::RECORD;
 pub use build::check::{Checked, check};
@@ -50,9 +52,9 @@ pub use environment::{Excluded, Included, Source, Taken, collect};
 pub use error::Error;
 pub use node::cache::{Cache, Held, PassedOver};
 pub use node::libraries::{Libraries, libraries};
-pub use node::mount::{Mounted, Refusal, hold, mount};
+pub use node::mount::{Holder, Mounted, Refusal, hold, mount};
 pub use node::requirements::{NoRoom, Unmet, no_room, unmet};
-pub use node::unpack::{Unpacked, unpack, verify};
+pub use node::unpack::{Unpacked, remove, unpack, verify};
 pub use relocate::content::{Content, Stamp};
 pub use relocate::edits::Field;
 pub use relocate::first_list::Prefixes;

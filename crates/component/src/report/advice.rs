@@ -23,6 +23,8 @@ pub(crate) struct Known<'a> {
     pub(crate) memory: &'a Findings,
     /// Where a Python that was brought along is mounted, read-only.
     pub(crate) mounted: Option<&'a Path>,
+    /// Where it lies instead if other jobs use it as well.
+    pub(crate) shared: Option<&'a Path>,
     /// Where its files are.
     pub(crate) scratch: &'a Scratch,
 }
@@ -182,26 +184,45 @@ fn of_memory(failure: &Failure, raised: &Raised, known: &Known<'_>) -> Vec<Strin
 
 /// A package that writes beside itself.
 fn read_only(failure: &Failure, raised: &Raised, known: &Known<'_>) -> Option<String> {
-    if raised.errno != Some(nix::libc::EROFS) {
+    let names = |root: &Path| {
+        let place = root.display().to_string();
+        failure.message.contains(&place) || raised.filename.starts_with(&place)
+    };
+    let refused = [nix::libc::EACCES, nix::libc::EPERM];
+    if let Some(root) = known.shared
+        && raised.errno.is_some_and(|errno| refused.contains(&errno))
+        && names(root)
+    {
+        return Some(format!(
+            "the Python that was brought along is in the node's cache, `{}`, where nothing can be \
+             written since other jobs use it: do without the cache (an empty HTMAP_EXEC_CACHE_DIR) \
+             and with `--no-mount`, or tell the package to write elsewhere",
+            root.display()
+        ));
+    }
+    let is_errno = raised.errno == Some(nix::libc::EROFS);
+    // What C and C++ say, and exceptions that quote another one.
+    if !is_errno && !failure.message.contains("Read-only file system") {
         return None;
     }
-    let mounted = known.mounted.filter(|root| {
-        // A link may have led there; what names no file names none elsewhere.
-        let place = root.display().to_string();
-        failure.message.contains(&place) || !failure.message.contains('/')
-    });
-    Some(match mounted {
-        Some(root) => format!(
+    // A link may have led there; what names no file names none elsewhere.
+    let mounted = known
+        .mounted
+        .filter(|root| names(root) || is_errno && !failure.message.contains('/'));
+    match mounted {
+        Some(root) => Some(format!(
             "the Python that was brought along is mounted at `{}`, where nothing can be written: \
              have it unpacked with `--no-mount` (or HTMAP_EXEC_MOUNT=0), or tell the package to \
              write elsewhere",
             root.display()
-        ),
-        None => format!(
-            "write to the scratch directory, `{}`: the function starts in it",
-            known.scratch.root().display()
-        ),
-    })
+        )),
+        None => is_errno.then(|| {
+            format!(
+                "write to the scratch directory, `{}`: the function starts in it",
+                known.scratch.root().display()
+            )
+        }),
+    }
 }
 
 /// A compiled module that is there, and does not load.

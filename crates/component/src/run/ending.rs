@@ -114,6 +114,7 @@ impl ComponentRun<'_> {
                 python: self.python.as_ref(),
                 memory,
                 mounted: options.served.as_ref().map(|served| served.root.as_path()),
+                shared: options.shared.as_deref(),
                 scratch,
             },
         );

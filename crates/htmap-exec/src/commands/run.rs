@@ -48,6 +48,7 @@ pub(crate) fn run(arguments: cli::Run) -> anyhow::Result<ExitCode> {
     let ending = landing.run(|machine_ad| {
         let mut environment = Vec::new();
         let mut served = None;
+        let mut shared = None;
         let interpreters = match (explicit, transplant) {
             _ if no_image.is_some() => no_image.map(Search::none).unwrap_or_default(),
             (None, Some(archive)) => {
@@ -65,6 +66,7 @@ pub(crate) fn run(arguments: cli::Run) -> anyhow::Result<ExitCode> {
                 environment = brought.environment;
                 keep = brought.keep;
                 served = brought.served;
+                shared = brought.shared;
                 brought.interpreters
             }
             (Some(path), _) => Search::only(path, Origin::Explicit),
@@ -74,6 +76,7 @@ pub(crate) fn run(arguments: cli::Run) -> anyhow::Result<ExitCode> {
             interpreters,
             environment,
             served,
+            shared,
             submit_python: running.submit_python,
             allow_python_mismatch: running.allow_python_mismatch,
             cloudpickle,

@@ -6,7 +6,7 @@ use std::time::Instant;
 use anyhow::Context as _;
 use htmap_exec_transplant::Cache;
 
-use super::{Suited, Tree};
+use super::{Request, Suited, Tree};
 
 /// Of the machine ad, by which a site names a cache for all of its jobs.
 const DIRECTORY: &str = "HtmapExecCacheDir";
@@ -24,19 +24,23 @@ pub(crate) struct Wanted {
     pub(crate) size: Option<String>,
 }
 
+/// The one that is named, if any is.
+pub(super) fn directory(request: &Request<'_>) -> Option<PathBuf> {
+    let directory = request.cache.directory.clone();
+    let directory = directory.or_else(|| std::env::var_os(ENV_DIRECTORY).map(PathBuf::from));
+    let directory = directory.or_else(|| request.machine_ad.string(DIRECTORY).map(PathBuf::from));
+    // An empty variable means none, whatever the site offers.
+    directory.filter(|directory| !directory.as_os_str().is_empty())
+}
+
 pub(super) fn cached(suited: &Suited<'_>) -> anyhow::Result<Option<Tree>> {
     let begun = Instant::now();
     let request = suited.request;
-    let wanted = &request.cache;
     let ad = request.machine_ad;
-    let directory = wanted.directory.clone();
-    let directory = directory.or_else(|| std::env::var_os(ENV_DIRECTORY).map(PathBuf::from));
-    let directory = directory.or_else(|| ad.string(DIRECTORY).map(PathBuf::from));
-    // An empty variable means none, whatever the site offers.
-    let Some(directory) = directory.filter(|directory| !directory.as_os_str().is_empty()) else {
+    let Some(directory) = directory(request) else {
         return Ok(None);
     };
-    let said = wanted.size.clone();
+    let said = request.cache.size.clone();
     let said = said.or_else(|| std::env::var(ENV_SIZE).ok().filter(|size| !size.is_empty()));
     let said = said.or_else(|| ad.string(SIZE));
     let said = said.or_else(|| ad.integer(SIZE).map(|bytes| bytes.to_string()));
@@ -47,7 +51,7 @@ pub(super) fn cached(suited: &Suited<'_>) -> anyhow::Result<Option<Tree>> {
         None => DEFAULT_SIZE,
     };
     let cache = Cache::open(&directory, size)?;
-    let held = cache.hold(suited.digest, is_ending, || suited.open())?;
+    let held = cache.hold(suited.index.digest, is_ending, || suited.open())?;
     tracing::info!(
         "{} `{}` in {:.3} s",
         if held.hit { "found" } else { "unpacked" },

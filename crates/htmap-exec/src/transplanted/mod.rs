@@ -9,16 +9,17 @@ mod cached;
 mod mounted;
 
 use std::any::Any;
+use std::cell::{Cell, OnceCell};
 use std::ffi::OsString;
 use std::fs::{self, File};
-use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::{Context as _, bail};
 use htmap_exec_component::{ClassAd, Served, names};
 use htmap_exec_interpreter::{Origin, Rejection, Search};
-use htmap_exec_transplant::{self as transplant, Archive, Digest, Manifest};
+use htmap_exec_transplant::{self as transplant, Archive, Holder, Index, Manifest, Refusal};
 
 pub(crate) use cached::Wanted as WantedCache;
 
@@ -30,6 +31,8 @@ pub(crate) struct Brought {
     pub(crate) keep: Option<Box<dyn Any>>,
     /// If the runner itself serves it.
     pub(crate) served: Option<Served>,
+    /// Where it is, if other jobs use it as well.
+    pub(crate) shared: Option<PathBuf>,
 }
 
 /// What there is to bring, and how.
@@ -44,36 +47,44 @@ pub(crate) struct Request<'a> {
     pub(crate) may_mount: bool,
 }
 
+impl Request<'_> {
+    /// Where in the scratch directory a tree stands.
+    fn root(&self) -> PathBuf {
+        self.scratch.join(names::TRANSPLANT_DIR)
+    }
+}
+
 /// An archive that this node can run.
 struct Suited<'a> {
     request: &'a Request<'a>,
-    digest: Digest,
+    index: &'a Index,
     manifest: &'a Manifest,
+    opened: OnceCell<(Arc<Archive>, File)>,
+    /// Waits to be told to mount, if that may be.
+    holder: Cell<Option<Result<Holder, Refusal>>>,
 }
 
 impl Suited<'_> {
-    /// All of its index, which a hit in the cache does without.
-    fn open(&self) -> Result<(Archive, File), transplant::Error> {
-        let (archive, file) = Archive::open(self.request.archive)?;
-        if archive.digest == self.digest {
-            return Ok((archive, file));
+    /// All of its entries, which a hit in the cache does without.
+    fn open(&self) -> Result<(Arc<Archive>, File), transplant::Error> {
+        if self.opened.get().is_none() {
+            let (archive, file) = self.index.open()?;
+            self.opened.set((Arc::new(archive), file)).ok();
         }
-        Err(transplant::Error::Damaged {
+        let (archive, file) = self.opened.get().expect("it was set");
+        let file = file.try_clone().map_err(|source| transplant::Error::Io {
+            action: "open",
             path: self.request.archive.to_path_buf(),
-            reason: "it changed while it was read".to_owned(),
-        })
+            source,
+        })?;
+        Ok((Arc::clone(archive), file))
     }
 
     /// An empty directory of the scratch directory, which goes with the job.
     fn new_root(&self) -> anyhow::Result<PathBuf> {
-        let root = self.request.scratch.join(names::TRANSPLANT_DIR);
+        let root = self.request.root();
         // An earlier attempt in the same sandbox may have been killed half way.
-        match fs::remove_dir_all(&root) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                return Err(error).with_context(|| format!("cannot remove `{}`", root.display()));
-            }
-            _ => {}
-        }
+        transplant::remove(&root).with_context(|| format!("cannot remove `{}`", root.display()))?;
         fs::create_dir(&root).with_context(|| format!("cannot make `{}`", root.display()))?;
         Ok(root)
     }
@@ -110,8 +121,15 @@ pub(crate) fn bring(request: &Request<'_>) -> Brought {
         environment: Vec::new(),
         keep: None,
         served: None,
+        shared: None,
     };
-    let (digest, manifest) = match identify(request.archive) {
+    // While its namespace is made, the index is read. A hit in a cache would need none.
+    let holder = if cached::directory(request).is_none() {
+        mounted::start(request)
+    } else {
+        None
+    };
+    let (index, manifest) = match identify(request.archive) {
         Ok(found) => found,
         Err(error) => {
             let hints = hints(&error);
@@ -126,8 +144,10 @@ pub(crate) fn bring(request: &Request<'_>) -> Brought {
     }
     let suited = Suited {
         request,
-        digest,
+        index: &index,
         manifest: &manifest,
+        opened: OnceCell::new(),
+        holder: Cell::new(holder),
     };
     match way(&suited) {
         Ok(tree) => Brought {
@@ -135,6 +155,7 @@ pub(crate) fn bring(request: &Request<'_>) -> Brought {
             environment: activate::environment(&tree, &manifest, request.keep),
             keep: tree.keep,
             served: tree.served,
+            shared: tree.shared.then_some(tree.root),
         },
         Err(error) => {
             let hints = hints(&error);
@@ -143,17 +164,17 @@ pub(crate) fn bring(request: &Request<'_>) -> Brought {
     }
 }
 
-fn identify(path: &Path) -> anyhow::Result<(Digest, Manifest)> {
-    let (digest, manifest) = Archive::identify(path)?;
-    if !transplant::is_named_by(path, digest) {
-        bail!("its digest is {digest}, and not its name");
+fn identify(path: &Path) -> anyhow::Result<(Index, Manifest)> {
+    let index = Index::read(path)?;
+    if !transplant::is_named_by(path, index.digest) {
+        bail!("its digest is {}, and not its name", index.digest);
     }
     let manifest: Manifest =
-        serde_json::from_slice(&manifest).context("it does not say what Python it holds")?;
+        serde_json::from_slice(&index.manifest).context("it does not say what Python it holds")?;
     if let Some(path) = manifest.outside() {
         bail!("it names `{path}`, which does not lie in it");
     }
-    Ok((digest, manifest))
+    Ok((index, manifest))
 }
 
 fn way(suited: &Suited<'_>) -> anyhow::Result<Tree> {
@@ -175,7 +196,10 @@ fn unpacked(suited: &Suited<'_>) -> anyhow::Result<Option<Tree>> {
     }
     let root = suited.new_root()?;
     let begun = Instant::now();
-    let unpacked = transplant::unpack(&archive, &file, &root)?;
+    let unpacked = transplant::unpack(&archive, &file, &root).inspect_err(|_| {
+        // What there is of it is of no use, and takes the room that the report may need.
+        transplant::remove(&root).ok();
+    })?;
     for left in transplant::apply(&root, &root)? {
         tracing::warn!("{left}");
     }

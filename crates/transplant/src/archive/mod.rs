@@ -4,9 +4,12 @@
 //! becomes of it on a node.
 
 pub(crate) mod encoding;
+pub(crate) mod ending;
 pub(crate) mod entry;
 pub(crate) mod frame;
 pub(crate) mod index;
+pub(crate) mod listing;
 pub(crate) mod manifest;
 pub(crate) mod order;
+pub(crate) mod outline;
 pub(crate) mod place;

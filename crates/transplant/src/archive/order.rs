@@ -5,6 +5,7 @@
 //! reads half as much until a program has started, and all of it stands at its beginning.
 
 use crate::archive::entry::{Entry, Kind};
+use crate::archive::listing::CHUNK;
 use crate::archive::place::EDITS;
 
 /// Of the standard library, what `site`, the driver and cloudpickle import, in about this order.
@@ -26,23 +27,29 @@ pub(crate) enum Use {
     Start,
     /// By an import of the package that it belongs to.
     Import,
+    /// By whoever asks what is installed: a little of each package.
+    Metadata,
     /// Seldom.
     Else,
 }
 
-/// Directories first, so that every reader of the tar finds them; the rest by its use, and then by
-/// path.
+/// Files by their use; of those that a start reads, what comes early; then those that are small, since
+/// large ones are read in parts, and last by path. The rest of an archive follows from that.
 pub(crate) fn order(entries: &[Entry]) -> Vec<usize> {
     let mut order: Vec<usize> = (0..entries.len()).collect();
+    order.retain(|&index| matches!(entries[index].kind, Kind::File(_)));
     order.sort_by_cached_key(|&index| {
-        let entry = &entries[index];
-        match entry.kind {
-            Kind::Directory => (0, index),
-            Kind::File(_) => (1 + use_of(&entry.path) as usize, index),
-            Kind::Symlink(_) => (4, index),
-        }
+        let Entry { path, kind, .. } = &entries[index];
+        let is_large = matches!(kind, Kind::File(size) if *size > piece(use_of(path)));
+        let is_long = path.ends_with(b"/RECORD") || path.ends_with(b"/SOURCES.txt");
+        (use_of(path), is_large, is_long, rank(path), index)
     });
     order
+}
+
+/// How much of a large file lies in one frame: a larger one has frames of its own.
+pub(crate) fn piece(group: Use) -> u64 {
+    if group == Use::Else { 4 * CHUNK } else { CHUNK }
 }
 
 /// By its path.
@@ -60,6 +67,10 @@ pub(crate) fn use_of(path: &[u8]) -> Use {
     // https://docs.python.org/3/library/site.html
     if name.ends_with(b".pth") || path == EDITS.as_bytes() {
         return Use::Start;
+    }
+    let parent = path.rsplit(|&byte| byte == b'/').nth(1).unwrap_or(b"");
+    if parent.ends_with(b".dist-info") || parent.ends_with(b".egg-info") {
+        return Use::Metadata;
     }
     if !is_code(name)
         || path

@@ -16,6 +16,7 @@ use zip::{CompressionMethod, DateTime, ZipWriter};
 use crate::archive::entry::Kind;
 use crate::archive::frame::{Reader, offsets};
 use crate::archive::index::Archive;
+use crate::archive::outline::Outline;
 use crate::build::pack::in_order;
 use crate::error::Error;
 use crate::store::names;
@@ -73,6 +74,7 @@ fn not_written(error: io::Error) -> Error {
 /// As many members as frames (RFC 1952, section 2.2), so that all processors share the work.
 fn tar_gz(archive: &Archive, file: &File, out: &mut (impl Write + Send)) -> Result<(), Error> {
     let offsets = offsets(archive);
+    let outline = Outline::of(archive)?;
     in_order(
         archive.frames.len(),
         || {
@@ -81,6 +83,7 @@ fn tar_gz(archive: &Archive, file: &File, out: &mut (impl Write + Send)) -> Resu
         },
         |(reader, content), index| {
             reader.read(archive, file, index, offsets[index], content)?;
+            outline.compare(index, content)?;
             let mut gzip = GzEncoder::new(Vec::new(), Compression::default());
             gzip.write_all(content)
                 .and_then(|()| gzip.finish())

@@ -13,11 +13,14 @@ use std::path::{Path, PathBuf};
 use htmap_exec_interpreter::Interpreter;
 
 use crate::archive::encoding::{Reader, put, put_bytes};
-use crate::archive::index::Frame;
+use crate::archive::frame::Frame;
+use crate::archive::listing::Sum;
 use crate::build::check::Checked;
 use crate::build::pack::Packed;
+use crate::store::prune::BUILD;
 
-const SIGNATURE: &[u8] = b"htmap-exec build 1\n";
+/// Behind [`BUILD`]: grows when what follows the archive's path changes.
+const VERSION: &str = "2\n";
 
 /// Half of a BLAKE3 digest.
 pub(crate) type Key = [u8; 16];
@@ -38,6 +41,8 @@ pub(crate) fn key(parts: &[&[u8]]) -> Key {
 pub(crate) struct Kept {
     pub(crate) source: Key,
     pub(crate) frame: Frame,
+    /// Of the chunks of files in it, one after the other.
+    pub(crate) sums: Vec<Sum>,
     /// Of its compressed bytes: an archive may have been damaged since.
     pub(crate) checksum: u32,
 }
@@ -120,13 +125,14 @@ pub fn keep(
 
 fn save(place: &Path, archive: &Path, frames: &[Kept], checked: Option<Key>) -> io::Result<()> {
     use std::os::unix::ffi::OsStrExt as _;
-    let mut out = SIGNATURE.to_vec();
+    let mut out = [BUILD, VERSION].concat().into_bytes();
     put_bytes(&mut out, archive.as_os_str().as_bytes());
     put_bytes(&mut out, checked.as_ref().map_or(&[], |key| key.as_slice()));
     put(&mut out, frames.len() as u64);
     for kept in frames {
         out.extend_from_slice(&kept.source);
-        out.extend_from_slice(&kept.frame.digest);
+        put(&mut out, kept.sums.len() as u64);
+        out.extend_from_slice(kept.sums.as_flattened());
         put(&mut out, kept.frame.length);
         put(&mut out, kept.frame.compressed);
         put(&mut out, u64::from(kept.checksum));
@@ -141,7 +147,8 @@ fn save(place: &Path, archive: &Path, frames: &[Kept], checked: Option<Key>) -> 
 
 fn parse(bytes: &[u8]) -> Option<Memory> {
     use std::os::unix::ffi::OsStrExt as _;
-    let mut reader = Reader(bytes.strip_prefix(SIGNATURE)?);
+    let bytes = bytes.strip_prefix(BUILD.as_bytes())?;
+    let mut reader = Reader(bytes.strip_prefix(VERSION.as_bytes())?);
     let archive = Path::new(std::ffi::OsStr::from_bytes(reader.sized()?));
     let mut memory = Memory {
         archive: File::open(archive).ok(),
@@ -149,11 +156,13 @@ fn parse(bytes: &[u8]) -> Option<Memory> {
     };
     memory.checked = reader.sized()?.try_into().ok();
     let mut begin = 0;
-    for _ in 0..reader.count(51)? {
+    for _ in 0..reader.count(20)? {
+        let source = reader.bytes(16)?.try_into().ok()?;
+        let sums = reader.count(32)?;
         let kept = Kept {
-            source: reader.bytes(16)?.try_into().ok()?,
+            source,
+            sums: reader.bytes(sums * 32)?.as_chunks().0.to_vec(),
             frame: Frame {
-                digest: reader.bytes(32)?.try_into().ok()?,
                 length: reader.number()?,
                 compressed: reader.number()?,
             },
@@ -179,9 +188,9 @@ mod tests {
             source: key(&[source]),
             frame: Frame {
                 length: 9,
-                digest: [7; 32],
                 compressed: bytes.len() as u64,
             },
+            sums: vec![[7; 32]; bytes.len()],
             checksum: crc32fast::hash(bytes),
         };
         let place = directory.path().join("deeper/x.build");

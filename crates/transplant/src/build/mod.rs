@@ -6,5 +6,6 @@ pub(crate) mod describe;
 pub(crate) mod export;
 pub(crate) mod memory;
 pub(crate) mod pack;
+mod plan;
 pub(crate) mod publish;
 pub(crate) mod same;

@@ -2,6 +2,7 @@
 
 mod c_library;
 pub(crate) mod cache;
+mod extent;
 mod gpu;
 pub(crate) mod libraries;
 pub(crate) mod mount;

@@ -1,15 +1,16 @@
 //! Unpacks an archive on all processors, and checks every byte before it reaches a file.
 //!
 //! The subtlety: links are made last, and every file is made new, so that nothing in an archive can
-//! lead a write to somewhere else. Until [`unpack`] returns, the directory is not to be used.
+//! lead a write to somewhere else. Until [`unpack`] returns, the directory is not to be used, and
+//! if it fails, it is to be removed.
 
 use std::collections::HashMap;
 use std::ffi::OsStr;
-use std::fs::File;
+use std::fs::{self, File, Permissions};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt as _;
-use std::os::unix::fs::FileExt as _;
+use std::os::unix::fs::{FileExt as _, PermissionsExt as _};
 use std::path::Path;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -18,12 +19,16 @@ use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::sys::stat::{FchmodatFlags, Mode, fchmod, fchmodat, futimens, mkdirat};
 use nix::sys::time::TimeSpec;
+use walkdir::WalkDir;
 
 use crate::archive::entry::{Entry, Kind};
 use crate::archive::frame::{Reader, offsets};
 use crate::archive::index::Archive;
+use crate::archive::outline::Outline;
 use crate::archive::place::MTIME;
 use crate::error::Error;
+use crate::node::extent::{Extent, Extents};
+use crate::parallel;
 
 /// Frames that one thread takes in a row: two threads in one directory wait for each other.
 const RUN: usize = 4;
@@ -50,15 +55,24 @@ pub(crate) struct Piece {
     pub(crate) whole: bool,
 }
 
-/// Checks every frame of an archive, and writes nothing.
+/// Checks all of an archive, and what tar reads of it as well, and writes nothing.
 pub fn verify(archive: &Archive, file: &File) -> Result<(), Error> {
-    each_frame(archive, file, |_, _| Ok(()))
+    let outline = Outline::of(archive)?;
+    each_frame(archive, file, |frame, content| {
+        outline.compare(frame, content)
+    })
 }
 
-/// Unpacks into `root`, a directory that exists and is empty.
+/// Unpacks into `root`, a directory that exists and is empty. Modes are the archive's, as they are
+/// where it is mounted, whatever the umask.
 pub fn unpack(archive: &Archive, file: &File, root: &Path) -> Result<Unpacked, Error> {
     let tree = Tree::new(archive, root)?;
     let (pieces, first) = pieces(archive);
+    // Of several threads that write to one file none can be the one that makes it.
+    for piece in pieces.iter().filter(|piece| !piece.whole && piece.at == 0) {
+        tree.create(&archive.entries[piece.entry])
+            .map_err(tree.failed("write", piece.entry))?;
+    }
     each_frame(archive, file, |frame, content| {
         for piece in &pieces[first[frame]..first[frame + 1]] {
             let bytes = &content[piece.offset..piece.offset + piece.length];
@@ -71,10 +85,9 @@ pub fn unpack(archive: &Archive, file: &File, root: &Path) -> Result<Unpacked, E
         tree.finish(entry).map_err(tree.failed("make", index))?;
     }
     for (index, entry) in archive.entries.iter().enumerate() {
-        if entry.kind == Kind::Directory && entry.mode & 0o700 != 0o700 {
-            let mode = Mode::from_bits_truncate(entry.mode);
-            let flags = FchmodatFlags::FollowSymlink;
-            fchmodat(&tree.root, entry.path.as_slice(), mode, flags)
+        if entry.kind == Kind::Directory && (entry.mode & 0o700 != 0o700 || tree.masks(entry.mode))
+        {
+            tree.chmod(&entry.path, entry.mode)
                 .map_err(tree.failed("make", index))?;
         }
     }
@@ -82,13 +95,29 @@ pub fn unpack(archive: &Archive, file: &File, root: &Path) -> Result<Unpacked, E
     for piece in pieces.iter().filter(|piece| !piece.whole && piece.at == 0) {
         let entry = &archive.entries[piece.entry];
         tree.open(entry, OFlag::O_WRONLY)
-            .and_then(|file| settle(&file, entry.mode))
+            .and_then(|file| tree.settle(&file, entry))
             .map_err(tree.failed("write", piece.entry))?;
     }
     Ok(Unpacked {
         entries: archive.entries.len(),
         bytes: archive.bytes(),
     })
+}
+
+/// Removes a tree, or whatever has its place, also one whose directories nobody may write to.
+pub fn remove(root: &Path) -> io::Result<()> {
+    match fs::symlink_metadata(root) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Ok(metadata) if metadata.is_dir() => {}
+        _ => return fs::remove_file(root),
+    }
+    // Each before what is in it is looked for.
+    for entry in WalkDir::new(root).into_iter().filter_map(Result::ok) {
+        if entry.file_type().is_dir() {
+            fs::set_permissions(entry.path(), Permissions::from_mode(0o700)).ok();
+        }
+    }
+    fs::remove_dir_all(root)
 }
 
 /// Where it is unpacked to. Directories are made when something is to lie in them, so that all
@@ -98,8 +127,13 @@ struct Tree<'a> {
     path: &'a Path,
     /// Paths are looked up from here, not from `/` each time.
     root: OwnedFd,
-    /// Their modes.
-    directories: HashMap<&'a [u8], u32>,
+    directories: HashMap<&'a [u8], Directory>,
+    umask: u32,
+}
+
+struct Directory {
+    mode: u32,
+    is_made: AtomicBool,
 }
 
 impl<'a> Tree<'a> {
@@ -111,14 +145,31 @@ impl<'a> Tree<'a> {
             .entries
             .iter()
             .filter(|entry| entry.kind == Kind::Directory)
-            .map(|entry| (entry.path.as_slice(), entry.mode))
+            .map(|entry| {
+                let directory = Directory {
+                    mode: entry.mode,
+                    is_made: AtomicBool::new(false),
+                };
+                (entry.path.as_slice(), directory)
+            })
             .collect();
         Ok(Self {
             archive,
             path,
             root,
             directories,
+            umask: umask(),
         })
+    }
+
+    /// Whether a new file does not get this mode by itself.
+    fn masks(&self, mode: u32) -> bool {
+        mode & self.umask != 0
+    }
+
+    fn chmod(&self, path: &[u8], mode: u32) -> nix::Result<()> {
+        let mode = Mode::from_bits_truncate(mode);
+        fchmodat(&self.root, path, mode, FchmodatFlags::FollowSymlink)
     }
 
     fn failed(&self, action: &'static str, entry: usize) -> impl FnOnce(Errno) -> Error {
@@ -127,45 +178,79 @@ impl<'a> Tree<'a> {
         move |error| Error::io(action, &path)(error.into())
     }
 
-    fn write(&self, entry: &Entry, piece: &Piece, bytes: &[u8]) -> nix::Result<()> {
-        let mut flags = OFlag::O_WRONLY | OFlag::O_CREAT;
-        if piece.whole {
-            flags |= OFlag::O_EXCL;
-        }
+    /// A new file, empty.
+    fn create(&self, entry: &Entry) -> nix::Result<File> {
+        let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL;
         let file = match self.open(entry, flags) {
             Err(Errno::ENOENT) => {
                 self.make(parent(&entry.path))?;
-                self.open(entry, flags)?
+                self.open(entry, flags)
             }
-            opened => opened?,
+            opened => opened,
+        }?;
+        if self.masks(0o700) {
+            // It may have to be opened again.
+            fchmod(&file, Mode::from_bits_truncate(entry.mode | 0o200))?;
+        }
+        Ok(file)
+    }
+
+    fn write(&self, entry: &Entry, piece: &Piece, bytes: &[u8]) -> nix::Result<()> {
+        let file = if piece.whole {
+            self.create(entry)?
+        } else {
+            self.open(entry, OFlag::O_WRONLY)?
         };
         file.write_all_at(bytes, piece.at)
             .map_err(|error| errno(&error))?;
         if piece.whole {
-            settle(&file, entry.mode)?;
+            self.settle(&file, entry)?;
+        }
+        Ok(())
+    }
+
+    /// The time and mode of a file that is complete.
+    fn settle(&self, file: &File, entry: &Entry) -> nix::Result<()> {
+        // A `.pyc` is good for a source of this very time (PEP 552), and other programs compare the times
+        // of what they made with those of what they made it from. What Python compiled may be newer.
+        if !entry.path.ends_with(b".pyc") {
+            let time = TimeSpec::new(MTIME, 0);
+            futimens(file, &time, &time)?;
+        }
+        if entry.mode & 0o200 == 0 || self.masks(entry.mode) {
+            fchmod(file, Mode::from_bits_truncate(entry.mode))?;
         }
         Ok(())
     }
 
     fn open(&self, entry: &Entry, flags: OFlag) -> nix::Result<File> {
         let flags = flags | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+        // Opened twice where it is large, whatever its mode will be.
         let mode = Mode::from_bits_truncate(entry.mode | 0o200);
-        nix::fcntl::openat(&self.root, entry.path.as_slice(), flags, mode).map(File::from)
+        let file = nix::fcntl::openat(&self.root, entry.path.as_slice(), flags, mode)?;
+        Ok(File::from(file))
     }
 
-    fn make(&self, directory: &[u8]) -> nix::Result<()> {
+    fn make(&self, path: &[u8]) -> nix::Result<()> {
+        let directory = self.directories.get(path);
         // Writable for now, whatever it will be: there is more to come.
-        let mode = self.directories.get(directory).copied().unwrap_or(0o755) | 0o700;
-        let mode = Mode::from_bits_truncate(mode);
-        match mkdirat(&self.root, directory, mode) {
-            Err(Errno::ENOENT) if !directory.is_empty() => {
-                self.make(parent(directory))?;
-                self.make(directory)
+        let mode = directory.map_or(0o755, |directory| directory.mode) | 0o700;
+        match mkdirat(&self.root, path, Mode::from_bits_truncate(mode)) {
+            Err(Errno::ENOENT) if !path.is_empty() => {
+                self.make(parent(path))?;
+                return self.make(path);
             }
             // Another thread was faster.
-            Err(Errno::EEXIST) => Ok(()),
-            made => made,
+            Err(Errno::EEXIST) => {}
+            made => made?,
         }
+        if self.masks(0o700) {
+            self.chmod(path, mode)?;
+        }
+        if let Some(directory) = directory {
+            directory.is_made.store(true, Ordering::Relaxed);
+        }
+        Ok(())
     }
 
     /// What is not written: links, directories without files, and modes that would have been in the way.
@@ -182,7 +267,10 @@ impl<'a> Tree<'a> {
                     made => made,
                 }
             }
-            Kind::Directory => self.make(path),
+            Kind::Directory => match self.directories.get(path) {
+                Some(directory) if directory.is_made.load(Ordering::Relaxed) => Ok(()),
+                _ => self.make(path),
+            },
             Kind::File(_) => Ok(()),
         }
     }
@@ -193,15 +281,13 @@ fn parent(path: &[u8]) -> &[u8] {
     &path[..end]
 }
 
-/// The time and mode of a file that is complete.
-fn settle(file: &File, mode: u32) -> nix::Result<()> {
-    // A `.pyc` is good for a source of this very time: PEP 552.
-    let time = TimeSpec::new(MTIME, 0);
-    futimens(file, &time, &time)?;
-    if mode & 0o200 == 0 {
-        fchmod(file, Mode::from_bits_truncate(mode))?;
-    }
-    Ok(())
+/// This process's, which cannot be asked for without being changed for a moment. Where it is not
+/// known, modes are set all the same.
+fn umask() -> u32 {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix("Umask:"));
+    mask.and_then(|mask| u32::from_str_radix(mask.trim(), 8).ok())
+        .unwrap_or(0o777)
 }
 
 fn errno(error: &io::Error) -> Errno {
@@ -210,35 +296,29 @@ fn errno(error: &io::Error) -> Errno {
 
 /// Sorted by frame, and where those of each frame begin.
 pub(crate) fn pieces(archive: &Archive) -> (Vec<Piece>, Vec<usize>) {
+    let extents = Extents::new(archive);
     let mut pieces = Vec::new();
     for (entry, (each, place)) in archive.entries.iter().zip(&archive.places).enumerate() {
         let (Kind::File(size), Some(place)) = (&each.kind, place) else {
             continue;
         };
-        let (mut frame, mut offset, mut at) = (place.frame, place.offset, 0);
-        loop {
-            // An empty file may begin where its frame ends.
-            let room = archive
-                .frames
-                .get(frame)
-                .map_or(0, |frame| frame.length - offset);
-            let length = room.min(size - at);
-            if length > 0 || *size == 0 {
-                pieces.push(Piece {
-                    entry,
-                    frame,
-                    offset: usize::try_from(offset).expect("within a frame"),
-                    length: usize::try_from(length).expect("within a frame"),
-                    at,
-                    whole: at == 0 && length == *size,
-                });
-            }
-            at += length;
-            if at >= *size {
-                break;
-            }
-            frame += 1;
-            offset = 0;
+        // In the frame where it would begin.
+        let empty = (*size == 0).then_some(Extent {
+            frame: place.frame,
+            offset: place.offset,
+            length: 0,
+        });
+        let mut at = 0;
+        for extent in extents.of_file(*place, *size).chain(empty) {
+            pieces.push(Piece {
+                entry,
+                frame: extent.frame,
+                offset: usize::try_from(extent.offset).expect("within a frame"),
+                length: usize::try_from(extent.length).expect("within a frame"),
+                at,
+                whole: extent.length == *size,
+            });
+            at += extent.length;
         }
     }
     pieces.sort_by_key(|piece| piece.frame);
@@ -291,15 +371,7 @@ fn each_frame(
             }
         }
     };
-    let threads = std::thread::available_parallelism()
-        .map_or(1, usize::from)
-        .min(archive.frames.len().max(1));
-    std::thread::scope(|scope| {
-        for _ in 1..threads {
-            scope.spawn(worker);
-        }
-        worker();
-    });
+    parallel::share(archive.frames.len(), worker);
     let failed = failed
         .into_inner()
         .unwrap_or_else(std::sync::PoisonError::into_inner);

@@ -2,17 +2,26 @@
 //!
 //! Nothing is removed here: who asks says which of it goes.
 
-use std::fs;
-use std::io;
+use std::ffi::OsStr;
+use std::fs::{self, File};
+use std::io::{self, Read as _};
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
+use crate::archive::encoding::Reader;
+use crate::archive::listing::LONGEST_PATH;
 use crate::environment::ledger;
 use crate::error::Error;
 use crate::store::names::is_digest;
 
+/// What remembers a build begins with this, the version of its format, and the archive's path.
+pub(crate) const BUILD: &str = "htmap-exec build ";
+
 /// Younger files may belong to a build that runs: packages are there before their archive.
 const SETTLED: Duration = Duration::from_hours(24);
+/// As far as what remembers a build has to be read.
+const LONGEST: u64 = LONGEST_PATH as u64 + 64;
 
 /// A file that nothing uses.
 #[derive(Debug)]
@@ -36,14 +45,37 @@ pub fn leftovers(directory: &Path) -> Result<Vec<Leftover>, Error> {
     })
 }
 
-/// What the cache remembers of archives that are in none of these directories.
+/// What the cache remembers of archives that are in none of these directories, or of builds whose
+/// archive is gone, and what else builds left there.
 pub fn forgotten(cache: &Path, directories: &[PathBuf]) -> Result<Vec<Leftover>, Error> {
+    let is_forgotten =
+        |name: &str| archive_of(&cache.join(name)).is_some_and(|archive| !archive.exists());
     files(cache, |name| {
-        if has_end(name, "ledger") {
-            let archive = ledger::archive(&cache.join(name));
-            return archive
-                .is_none_or(|archive| !archive.exists())
-                .then_some("remembers an archive that is gone");
+        if name.starts_with(".tmp") {
+            return Some("a build that was ended left it");
+        }
+        match name.rsplit_once('.') {
+            Some((_, "build")) => {
+                return is_forgotten(name).then_some("remembers an archive that is gone");
+            }
+            Some((_, "ledger")) => {
+                let archive = ledger::archive(&cache.join(name));
+                return archive
+                    .is_none_or(|archive| !archive.exists())
+                    .then_some("remembers an archive that is gone");
+            }
+            Some((stem, "compiled")) => {
+                let build = format!("{stem}.build");
+                return (!cache.join(&build).exists() || is_forgotten(&build))
+                    .then_some("has bytecode of an archive that is gone");
+            }
+            Some((stem, "lock")) => {
+                let build = format!("{stem}.build");
+                let is_alone = !cache.join(&build).exists() || is_forgotten(&build);
+                return (is_alone && is_free(&cache.join(name)))
+                    .then_some("kept builds apart that nothing is remembered of");
+            }
+            _ => {}
         }
         if !is_digest(name) {
             return None;
@@ -54,6 +86,21 @@ pub fn forgotten(cache: &Path, directories: &[PathBuf]) -> Result<Vec<Leftover>,
         (is_digest(digest) && !directories.iter().any(is_there))
             .then_some("remembers an archive that is gone")
     })
+}
+
+/// The archive that a build remembers, whatever version of this program wrote it down.
+fn archive_of(build: &Path) -> Option<PathBuf> {
+    let mut bytes = Vec::new();
+    let file = File::open(build).ok()?;
+    file.take(LONGEST).read_to_end(&mut bytes).ok()?;
+    let rest = bytes.strip_prefix(BUILD.as_bytes())?;
+    let end = rest.iter().position(|&byte| byte == b'\n')?;
+    let archive = Reader(&rest[end + 1..]).sized()?;
+    Some(Path::new(OsStr::from_bytes(archive)).to_path_buf())
+}
+
+fn is_free(lock: &Path) -> bool {
+    File::open(lock).is_ok_and(|lock| lock.try_lock().is_ok())
 }
 
 fn has_end(name: &str, wanted: &str) -> bool {

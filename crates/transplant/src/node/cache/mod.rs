@@ -6,33 +6,35 @@
 //! goes or is replaced, and nobody can set that back. Whatever is wrong with a cache, the answer is
 //! [`PassedOver`], and the job goes without.
 //!
-//!     CACHE/UID/DIGEST/lock     held while the tree is made or used; its size in bytes; time of last use
-//!     CACHE/UID/DIGEST/tree     the tree, its directories read-only
-//!     CACHE/UID/DIGEST/ready    what the tree was when it was complete; written last
-//!     CACHE/UID/DIGEST/partial  a tree that is being made or removed
+//!     CACHE/UID/NODE/DIGEST/lock     held while the tree is made or used; its size in bytes; time of last use
+//!     CACHE/UID/NODE/DIGEST/tree     the tree, its directories read-only
+//!     CACHE/UID/NODE/DIGEST/ready    what the tree was when it was complete; written last
+//!     CACHE/UID/NODE/DIGEST/partial  a tree that is being made or removed
 
 mod place;
 mod ready;
 
 use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{self, Read as _, Seek as _, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
-
-use walkdir::WalkDir;
 
 use self::place::is_private;
 use self::ready::{check, publish};
 use crate::archive::index::{Archive, Digest};
 use crate::node::requirements::{no_room, room};
-use crate::node::unpack::unpack;
+use crate::node::unpack::{remove, unpack};
 use crate::relocate::unpacked::apply;
 
 const LOCK: &str = "lock";
 const TREE: &str = "tree";
 const READY: &str = "ready";
 const PARTIAL: &str = "partial";
+
+/// Random, and the same until the machine is booted again.
+const BOOT: &str = "/proc/sys/kernel/random/boot_id";
 
 /// Another job may be unpacking the same archive: longer than this, and this one does so itself.
 const PATIENCE: Duration = Duration::from_mins(1);
@@ -61,10 +63,12 @@ impl From<crate::Error> for PassedOver {
     }
 }
 
-/// The part of a node's cache that is this user's.
+/// The part of a cache that is this user's on this node.
 #[derive(Debug)]
 pub struct Cache {
     root: PathBuf,
+    /// The boot of this machine.
+    boot: String,
     limit: u64,
 }
 
@@ -92,10 +96,14 @@ impl Cache {
             .canonicalize()
             .map_err(PassedOver::io("find", directory))?;
         place::suits(&directory)?;
-        let root = directory.join(nix::unistd::geteuid().to_string());
-        make(&root, 0o700)?;
-        is_private(&root)?;
-        Ok(Self { root, limit })
+        let boot = fs::read_to_string(BOOT).map_err(PassedOver::io("read", Path::new(BOOT)))?;
+        let user = directory.join(nix::unistd::geteuid().to_string());
+        let root = user.join(place::of_this_node(&boot));
+        for part in [&user, &root] {
+            make(part, 0o700)?;
+            is_private(part)?;
+        }
+        Ok(Self { root, boot, limit })
     }
 
     /// The tree of an archive, unpacked now if it is not there. `ending` says whether there is no more
@@ -104,11 +112,8 @@ impl Cache {
         &self,
         digest: Digest,
         ending: impl Fn() -> bool,
-        open: impl FnOnce() -> Result<(Archive, File), crate::Error>,
+        open: impl FnOnce() -> Result<(Arc<Archive>, File), crate::Error>,
     ) -> Result<Held, PassedOver> {
-        let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").map_err(
-            PassedOver::io("read", Path::new("/proc/sys/kernel/random/boot_id")),
-        )?;
         let entry = self.root.join(digest.to_string());
         make(&entry, 0o700)?;
         is_private(&entry)?;
@@ -117,7 +122,7 @@ impl Cache {
         loop {
             let lock = open_lock(&entry)?;
             if has(&lock, File::try_lock_shared, &entry)? {
-                match check(&entry, &boot) {
+                match check(&entry, &self.boot) {
                     Ok(()) => {
                         // For whoever has to make room; a read-only cache is as good.
                         let _ = lock.set_modified(SystemTime::now());
@@ -133,13 +138,13 @@ impl Cache {
                 }
                 // The kernel may hand it to another one in between; then this one waits like any other.
                 if has(&lock, File::try_lock, &entry)? {
-                    if check(&entry, &boot).is_err() {
+                    if check(&entry, &self.boot).is_err() {
                         if let Some((_, reason)) = &damaged
                             && entry.join(READY).exists()
                         {
                             tracing::info!("unpacking `{}` again: {reason}", entry.display());
                         }
-                        return self.fill(&entry, lock, &boot, open);
+                        return self.fill(&entry, lock, open);
                     }
                     continue;
                 }
@@ -174,10 +179,10 @@ impl Cache {
         &self,
         entry: &Path,
         mut lock: File,
-        boot: &str,
-        open: impl FnOnce() -> Result<(Archive, File), crate::Error>,
+        open: impl FnOnce() -> Result<(Arc<Archive>, File), crate::Error>,
     ) -> Result<Held, PassedOver> {
         clear(entry, &mut lock)?;
+        keeps_fine_times(&lock, entry)?;
         let (archive, file) = open().map_err(PassedOver::from)?;
         self.make_room(&archive, &mut lock)?;
         let partial = entry.join(PARTIAL);
@@ -185,7 +190,7 @@ impl Cache {
             .and_then(|()| unpack(&archive, &file, &partial).map_err(PassedOver::from))
             .and_then(|_| apply(&partial, &entry.join(TREE)).map_err(PassedOver::from))
             .inspect(|left| left.iter().for_each(|left| tracing::warn!("{left}")))
-            .and_then(|_| publish(entry, &archive, boot));
+            .and_then(|_| publish(entry, &archive, &self.boot));
         if let Err(error) = made {
             clear(entry, &mut lock)?;
             return Err(error);
@@ -266,6 +271,24 @@ impl Cache {
     }
 }
 
+/// Whether the file system writes down when exactly a directory changed: where it only does so to the
+/// second, a change right after the tree was complete would not be seen.
+fn keeps_fine_times(lock: &File, entry: &Path) -> Result<(), PassedOver> {
+    for _ in 0..3 {
+        lock.set_modified(SystemTime::now())
+            .map_err(PassedOver::io("write into", entry))?;
+        let metadata = lock.metadata().map_err(PassedOver::io("look at", entry))?;
+        if metadata.ctime_nsec() != 0 {
+            return Ok(());
+        }
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    Err(PassedOver(format!(
+        "the file system of `{}` keeps times in whole seconds only",
+        entry.display()
+    )))
+}
+
 /// How much an entry takes, or is going to take.
 fn size(lock: &mut File) -> u64 {
     let mut text = String::new();
@@ -313,22 +336,7 @@ fn has(
 /// Back to an entry with nothing in it. A kill in between leaves one without `ready`.
 fn clear(entry: &Path, lock: &mut File) -> Result<(), PassedOver> {
     for path in [entry.join(READY), entry.join(TREE), entry.join(PARTIAL)] {
-        let removed = match fs::symlink_metadata(&path) {
-            Ok(metadata) if metadata.is_dir() => {
-                for directory in WalkDir::new(&path).into_iter().filter_map(Result::ok) {
-                    if directory.file_type().is_dir() {
-                        let _ = fs::set_permissions(
-                            directory.path(),
-                            fs::Permissions::from_mode(0o700),
-                        );
-                    }
-                }
-                fs::remove_dir_all(&path)
-            }
-            Ok(_) => fs::remove_file(&path),
-            Err(_) => Ok(()),
-        };
-        removed.map_err(PassedOver::io("remove", &path))?;
+        remove(&path).map_err(PassedOver::io("remove", &path))?;
     }
     lock.set_len(0).map_err(PassedOver::io("write into", entry))
 }

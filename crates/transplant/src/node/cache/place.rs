@@ -1,4 +1,5 @@
-//! Whether a directory is one that a cache may be in: this node's, and nobody's but ours.
+//! Whether a directory is one that a cache may be in: this node's, and nobody's but ours; and which
+//! part of it is this node's where others share it after all.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
@@ -26,6 +27,28 @@ const SHARED: [(i64, &str); 13] = [
     (0x7461_636f, "OCFS2"),
     (0x0116_1970, "GFS2"),
 ];
+
+/// What a machine was called when it was installed: machine-id(5). Containers often have none, or an
+/// empty one.
+const MACHINE: [&str; 2] = ["/etc/machine-id", "/var/lib/dbus/machine-id"];
+
+/// The name of this node's part. A file system that several nodes share may give each of them locks of
+/// its own, so what this node locks and clears must be nothing of another one's.
+pub(super) fn of_this_node(boot: &str) -> String {
+    let is_one = |id: &str| id.len() == 32 && id.bytes().all(|byte| byte.is_ascii_hexdigit());
+    let id = MACHINE
+        .iter()
+        .filter_map(|path| fs::read_to_string(path).ok())
+        .map(|text| text.trim().to_owned())
+        .find(|id| is_one(id));
+    let id = id.unwrap_or_else(|| {
+        let host = nix::unistd::gethostname().unwrap_or_default();
+        format!("{boot} {}", host.display())
+    });
+    // Its documentation asks not to show it to everybody.
+    let digest = blake3::hash(format!("htmap-exec cache {id}").as_bytes());
+    digest.to_hex()[..16].to_owned()
+}
 
 /// Whether nobody else can bend what is in it, locks hold, and programs run.
 pub(super) fn suits(directory: &Path) -> Result<(), PassedOver> {

@@ -8,13 +8,13 @@ use std::fs;
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde::{Deserialize, Serialize};
 
 use super::{PARTIAL, PassedOver, READY, TREE};
 use crate::archive::entry::Kind;
 use crate::archive::index::Archive;
+use crate::parallel;
 
 /// Grows when what [`Ready`] says changes.
 const FORMAT: u32 = 1;
@@ -125,25 +125,13 @@ pub(super) fn check(entry: &Path, boot: &str) -> Result<(), String> {
                 && (metadata.ctime(), metadata.ctime_nsec()) <= ready.changed
         })
     };
-    let whole = AtomicBool::new(true);
-    let threads = std::thread::available_parallelism()
-        .map_or(1, usize::from)
-        .min(8);
-    let share = ready.directories.len().div_ceil(threads).max(1);
-    std::thread::scope(|scope| {
-        for paths in ready.directories.chunks(share) {
-            scope.spawn(|| {
-                if !paths.iter().all(|path| is_same(path, None)) {
-                    whole.store(false, Ordering::Relaxed);
-                }
-            });
-        }
-    });
+    let whole = parallel::map(&ready.directories, |path| is_same(path, None));
+    let whole = whole.into_iter().all(|same| same);
     let sampled = ready
         .files
         .iter()
         .all(|(path, size)| is_same(path, Some(*size)));
-    if whole.into_inner() && sampled {
+    if whole && sampled {
         Ok(())
     } else {
         Err("something in it has changed".to_owned())

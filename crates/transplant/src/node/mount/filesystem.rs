@@ -89,15 +89,15 @@ impl Tree {
             return false;
         };
         let dots: [(u64, &[u8]); 2] = [(directory, b"."), (self.nodes.parent(directory), b"..")];
-        let names = dots.into_iter().chain(
-            children
-                .iter()
-                .map(|&child| (nodes::number(child), nodes::name(&self.archive, child))),
-        );
-        for (at, (number, name)) in (1..)
-            .zip(names)
-            .skip(usize::try_from(offset).unwrap_or(usize::MAX))
-        {
+        // Not by going through all of them each time: there may be a million.
+        let offset = usize::try_from(offset).unwrap_or(usize::MAX);
+        let rest = children.get(offset.saturating_sub(dots.len())..);
+        let names = rest
+            .unwrap_or_default()
+            .iter()
+            .map(|&child| (nodes::number(child), nodes::name(&self.archive, child)));
+        let names = dots.into_iter().skip(offset).chain(names);
+        for (at, (number, name)) in ((offset as u64).saturating_add(1)..).zip(names) {
             if add(number, at, name) {
                 break;
             }

@@ -7,10 +7,10 @@ mod ahead;
 mod content;
 mod edited;
 mod filesystem;
+mod frames;
 mod namespace;
 mod nodes;
 
-use std::collections::HashSet;
 use std::fmt;
 use std::fs::File;
 use std::io;
@@ -19,11 +19,13 @@ use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
 use crate::archive::index::Archive;
+use crate::parallel;
 use ahead::Ahead;
 use content::Content;
 use edited::Edited;
 use filesystem::Tree;
-pub use namespace::hold;
+use frames::Frames;
+pub use namespace::{Holder, hold};
 use nodes::Nodes;
 
 /// They mostly wait.
@@ -56,39 +58,39 @@ impl fmt::Debug for Mounted {
     }
 }
 
-/// Mounts at `target`, an empty directory. `holder` is the command of this program that calls
-/// [`hold`] with its only argument.
+/// Mounts at `target`, an empty directory, for which `holder` was started.
 pub fn mount(
     archive: &Arc<Archive>,
     file: &File,
     target: &Path,
-    holder: &str,
+    holder: Holder,
 ) -> Result<Mounted, Refusal> {
     let failed = |error: io::Error| Refusal::new("serve the mount", &error);
     let file = file.try_clone().map_err(failed)?;
-    let made = namespace::make(holder, target)?;
+    let (nodes, made) = parallel::both(|| Nodes::new(archive), || holder.mount());
+    let nodes = Arc::new(nodes);
+    let made = made?;
     let device = made.device.as_raw_fd();
     let failure = Arc::new(OnceLock::new());
+    let store = target
+        .parent()
+        .and_then(|beside| tempfile::tempfile_in(beside).ok());
     let content = Arc::new(Content::new(
         Arc::clone(archive),
-        file,
-        target
-            .parent()
-            .and_then(|beside| tempfile::tempfile_in(beside).ok()),
+        Frames::new(Arc::clone(archive), file, store),
         Arc::clone(&failure),
     ));
-    let nodes = Arc::new(Nodes::new(archive));
-    let ahead = Ahead {
-        archive: Arc::clone(archive),
-        nodes: Arc::clone(&nodes),
-        guessed: HashSet::new(),
-    };
+    let ahead = Ahead::new(archive, &nodes);
+    // The first of it is needed as soon as Python starts. Without it, all is read when it is asked for.
+    if let Err(error) = ahead::start(Arc::clone(&content), ahead) {
+        tracing::debug!("nothing is read ahead: {error}");
+    }
     let edited = Edited::new(archive, &nodes, &content, target)?;
     let tree = Tree {
         nodes,
         edited,
         archive: Arc::clone(archive),
-        content: Arc::clone(&content),
+        content,
         uid: nix::unistd::geteuid().as_raw(),
         gid: nix::unistd::getegid().as_raw(),
         opens: false,
@@ -100,10 +102,6 @@ pub fn mount(
     config.acl = fuser::SessionACL::All;
     fuser::Session::from_fd(tree, made.device, fuser::SessionACL::All, config)
         .and_then(fuser::Session::spawn)
-        .map_err(failed)?;
-    std::thread::Builder::new()
-        .name("read-ahead".to_owned())
-        .spawn(move || content.read_ahead(ahead))
         .map_err(failed)?;
     Ok(Mounted {
         namespaces: made.namespaces,

@@ -1,4 +1,5 @@
 //! The namespace that a mount lives in: made by a process of its own, which hands it over and ends.
+//! It is started before anybody knows what there is to mount, and makes it meanwhile.
 //!
 //! A user namespace can only be made by a process with one thread, and the runner stays outside:
 //! one that reads what it serves itself, and is killed meanwhile, waits for itself for ever. The
@@ -7,10 +8,10 @@
 
 use std::fs::{self, File};
 use std::io::{self, IoSlice, IoSliceMut};
-use std::os::fd::{AsFd as _, AsRawFd as _, FromRawFd as _, OwnedFd};
+use std::os::fd::{AsFd as _, AsRawFd, BorrowedFd, FromRawFd as _, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, setns, unshare};
@@ -28,6 +29,8 @@ const DEVICE: &str = "/dev/fuse";
 const TYPE: &str = "fuse.htmap-exec";
 /// Making a namespace takes a millisecond or two.
 const LIMIT: TimeVal = TimeVal::new(10, 0);
+/// What the other process waits for.
+const GO: &str = "mount";
 
 /// A mount that nobody answers for yet.
 pub(super) struct Made {
@@ -35,47 +38,85 @@ pub(super) struct Made {
     pub(super) namespaces: Vec<OwnedFd>,
 }
 
-/// Has [`hold`] called in another process, by a command line that comes down to that.
-pub(super) fn make(holder: &str, target: &Path) -> Result<Made, Refusal> {
-    let failed = |action: &'static str| move |error: io::Error| Refusal::new(action, &error);
-    let (ours, theirs) = socketpair(
-        AddressFamily::Unix,
-        SockType::SeqPacket,
-        None,
-        SockFlag::SOCK_CLOEXEC,
-    )
-    .map_err(|error| Refusal::new("make a socket", &error.into()))?;
-    setsockopt(&ours, sockopt::ReceiveTimeout, &LIMIT)
+/// The other process, which has its namespace made and waits to be told to mount.
+#[derive(Debug)]
+pub struct Holder {
+    socket: OwnedFd,
+    child: Child,
+}
+
+impl Holder {
+    /// Has [`hold`] called in another process, by `command` of this program, whose only argument is
+    /// where to mount. There need be nothing yet.
+    pub fn start(command: &str, target: &Path) -> Result<Self, Refusal> {
+        let (ours, theirs) = socketpair(
+            AddressFamily::Unix,
+            SockType::SeqPacket,
+            None,
+            SockFlag::SOCK_CLOEXEC,
+        )
         .map_err(|error| Refusal::new("make a socket", &error.into()))?;
-    let mut child = Command::new("/proc/self/exe")
-        .arg(holder)
-        .arg(target)
-        .stdin(Stdio::from(theirs))
-        .stdout(Stdio::null())
-        .spawn()
-        .map_err(failed("start another process of this program"))?;
-    let received = receive(&ours);
-    // It has ended, or hangs.
-    child.kill().ok();
-    child.wait().ok();
-    let (said, mut descriptors) = received.map_err(failed("hear of the namespace"))?;
-    if !said.is_empty() {
-        return Err(Refusal(said));
+        setsockopt(&ours, sockopt::ReceiveTimeout, &LIMIT)
+            .map_err(|error| Refusal::new("make a socket", &error.into()))?;
+        let child = Command::new("/proc/self/exe")
+            .arg(command)
+            .arg(target)
+            .stdin(Stdio::from(theirs))
+            .stdout(Stdio::null())
+            .spawn()
+            .map_err(|error| Refusal::new("start another process of this program", &error))?;
+        Ok(Self {
+            socket: ours,
+            child,
+        })
     }
-    if descriptors.len() < 2 {
-        return Err(Refusal("the process that was to mount it died".to_owned()));
+
+    /// Has it mount, now that there is something to mount at.
+    pub(super) fn mount(self) -> Result<Made, Refusal> {
+        // One that has refused and ended takes no message, and has left one.
+        send(self.socket.as_fd(), GO, &[]).ok();
+        let received = receive(self.socket.as_fd());
+        let (said, mut descriptors) =
+            received.map_err(|error| Refusal::new("hear of the namespace", &error))?;
+        if !said.is_empty() {
+            return Err(Refusal(said));
+        }
+        if descriptors.len() < 2 {
+            return Err(Refusal("the process that was to mount it died".to_owned()));
+        }
+        let namespaces = descriptors.split_off(1);
+        Ok(Made {
+            device: descriptors.remove(0),
+            namespaces,
+        })
     }
-    let namespaces = descriptors.split_off(1);
-    Ok(Made {
-        device: descriptors.remove(0),
-        namespaces,
-    })
+}
+
+impl Drop for Holder {
+    fn drop(&mut self) {
+        // It has ended, or hangs, or nobody needs it any more.
+        self.child.kill().ok();
+        self.child.wait().ok();
+    }
+}
+
+fn send(socket: BorrowedFd<'_>, text: &str, descriptors: &[RawFd]) -> nix::Result<usize> {
+    let rights = [ControlMessage::ScmRights(descriptors)];
+    // The zero: a message of no bytes is taken for the end.
+    let text = format!("{text}\0");
+    sendmsg::<()>(
+        socket.as_raw_fd(),
+        &[IoSlice::new(text.as_bytes())],
+        if descriptors.is_empty() { &[] } else { &rights },
+        MsgFlags::MSG_NOSIGNAL,
+        None,
+    )
 }
 
 /// A message without a word has descriptors, one with words is the reason why not.
-fn receive(socket: &OwnedFd) -> io::Result<(String, Vec<OwnedFd>)> {
+fn receive(socket: BorrowedFd<'_>) -> io::Result<(String, Vec<OwnedFd>)> {
     let mut text = [0; 1 << 10];
-    let mut space = nix::cmsg_space!([std::os::fd::RawFd; 3]);
+    let mut space = nix::cmsg_space!([RawFd; 3]);
     let mut slices = [IoSliceMut::new(&mut text)];
     let message = recvmsg::<()>(
         socket.as_raw_fd(),
@@ -103,28 +144,23 @@ fn receive(socket: &OwnedFd) -> io::Result<(String, Vec<OwnedFd>)> {
 /// What the other process does: its standard input is the socket.
 pub fn hold(target: &Path) {
     let socket = io::stdin();
-    let (said, made) = match enter_and_mount(target) {
-        Ok(made) => (String::new(), made),
+    let (said, made) = match enter().and_then(|device| {
+        // Nothing, where the runner has found that it needs no mount, or was killed.
+        let told = receive(socket.as_fd()).is_ok_and(|(text, _)| text == GO);
+        told.then(|| mount_at(target, device)).transpose()
+    }) {
+        Ok(None) => return,
+        Ok(Some(made)) => (String::new(), made),
         Err(Refusal(reason)) => (reason, Vec::new()),
     };
-    let numbers: Vec<_> = made.iter().map(std::os::fd::AsRawFd::as_raw_fd).collect();
-    let rights = [ControlMessage::ScmRights(&numbers)];
-    // The zero: a message of no bytes is taken for the end.
-    let text = format!("{said}\0");
-    sendmsg::<()>(
-        socket.as_fd().as_raw_fd(),
-        &[IoSlice::new(text.as_bytes())],
-        if numbers.is_empty() { &[] } else { &rights },
-        MsgFlags::empty(),
-        None,
-    )
-    .ok();
+    let numbers: Vec<RawFd> = made.iter().map(AsRawFd::as_raw_fd).collect();
+    send(socket.as_fd(), &said, &numbers).ok();
 }
 
-fn enter_and_mount(target: &Path) -> Result<Vec<OwnedFd>, Refusal> {
+/// Into a namespace of its own, with the device opened there.
+fn enter() -> Result<OwnedFd, Refusal> {
     let failed = |action: &'static str| move |error: io::Error| Refusal::new(action, &error);
     let (uid, gid) = (geteuid(), getegid());
-    let target = fs::canonicalize(target).map_err(failed("find where to mount"))?;
     // Root would lose in a user namespace what makes it root, and needs none.
     if uid.is_root() {
         unshare(CloneFlags::CLONE_NEWNS)
@@ -141,12 +177,16 @@ fn enter_and_mount(target: &Path) -> Result<Vec<OwnedFd>, Refusal> {
         fs::write("/proc/self/uid_map", format!("{uid} {uid} 1")).map_err(failed("map users"))?;
         fs::write("/proc/self/gid_map", format!("{gid} {gid} 1")).map_err(failed("map groups"))?;
     }
-    let device: OwnedFd = File::options()
-        .read(true)
-        .write(true)
-        .open(DEVICE)
-        .map_err(|error| Refusal(format!("cannot open `{DEVICE}`: {error}")))?
-        .into();
+    let device = File::options().read(true).write(true).open(DEVICE);
+    device
+        .map(OwnedFd::from)
+        .map_err(|error| Refusal(format!("cannot open `{DEVICE}`: {error}")))
+}
+
+fn mount_at(target: &Path, device: OwnedFd) -> Result<Vec<OwnedFd>, Refusal> {
+    let failed = |action: &'static str| move |error: io::Error| Refusal::new(action, &error);
+    let (uid, gid) = (geteuid(), getegid());
+    let target = fs::canonicalize(target).map_err(failed("find where to mount"))?;
     let mut options = format!(
         "fd={},rootmode=40000,user_id={uid},group_id={gid},default_permissions",
         device.as_raw_fd()

@@ -3,8 +3,6 @@
 //! The root is 1, as FUSE has it, and entry `i` of the archive is `i + 2`: nothing has to be
 //! remembered of what the kernel knows.
 
-use std::collections::HashMap;
-
 use crate::archive::entry::Kind;
 use crate::archive::index::Archive;
 
@@ -14,8 +12,10 @@ pub(super) const ROOT: u64 = 1;
 /// Which entries lie where.
 #[derive(Debug)]
 pub(super) struct Nodes {
-    /// By directory's number, sorted by name; empty for what is none.
-    children: Vec<Vec<usize>>,
+    /// All entries, those of one directory together and sorted by name.
+    children: Vec<usize>,
+    /// Where those of each directory begin, by its number; there is one more.
+    first: Vec<usize>,
     /// By entry.
     parents: Vec<u64>,
 }
@@ -35,6 +35,11 @@ pub(super) fn name(archive: &Archive, entry: usize) -> &[u8] {
     split(&archive.entries[entry].path).1
 }
 
+/// Of a number in a list by numbers.
+fn place(number: u64) -> usize {
+    usize::try_from(number).unwrap_or(usize::MAX)
+}
+
 fn split(path: &[u8]) -> (&[u8], &[u8]) {
     match path.iter().rposition(|&byte| byte == b'/') {
         Some(slash) => (&path[..slash], &path[slash + 1..]),
@@ -43,39 +48,44 @@ fn split(path: &[u8]) -> (&[u8], &[u8]) {
 }
 
 impl Nodes {
-    /// Of an archive that was opened, in which every parent comes before its children.
+    /// Of an archive that was opened: a directory comes right before what is in it, and names that
+    /// lie in one directory are sorted.
     pub(super) fn new(archive: &Archive) -> Self {
         let count = archive.entries.len();
-        let mut directories: HashMap<&[u8], u64> = HashMap::new();
-        let mut children = vec![Vec::new(); count + 2];
         let mut parents = Vec::with_capacity(count);
-        // Most entries lie where the one before them does.
-        let mut last: (&[u8], u64) = (b"", ROOT);
-        for (index, entry) in archive.entries.iter().enumerate() {
-            let (directory, _) = split(&entry.path);
-            if directory != last.0 {
-                let found = directories.get(directory).copied();
-                last = (directory, found.unwrap_or(ROOT));
-            }
-            parents.push(last.1);
-            if let Some(children) = usize::try_from(last.1)
-                .ok()
-                .and_then(|parent| children.get_mut(parent))
-            {
-                children.push(index);
-            }
-            if entry.kind == Kind::Directory {
-                directories.insert(&entry.path, number(index));
+        let mut first = vec![0; count + 3];
+        // Directories that lead to the last entry.
+        let mut above: Vec<u64> = Vec::new();
+        for (index, each) in archive.entries.iter().enumerate() {
+            let (directory, _) = split(&each.path);
+            let leads = |number: &mut u64| {
+                entry(*number).is_none_or(|entry| archive.entries[entry].path != directory)
+            };
+            while above.pop_if(leads).is_some() {}
+            let parent = above.last().copied().unwrap_or(ROOT);
+            parents.push(parent);
+            first[place(parent) + 1] += 1;
+            if each.kind == Kind::Directory {
+                above.push(number(index));
             }
         }
-        for each in &mut children {
-            let in_order =
-                |one: &usize, other: &usize| name(archive, *one) <= name(archive, *other);
-            if !each.is_sorted_by(in_order) {
-                each.sort_by(|&one, &other| name(archive, one).cmp(name(archive, other)));
-            }
+        let mut sum = 0;
+        for begin in &mut first {
+            sum += *begin;
+            *begin = sum;
         }
-        Self { children, parents }
+        let mut next = first.clone();
+        let mut children = vec![0; count];
+        for (index, &parent) in parents.iter().enumerate() {
+            let free = &mut next[place(parent)];
+            children[*free] = index;
+            *free += 1;
+        }
+        Self {
+            children,
+            first,
+            parents,
+        }
     }
 
     /// What lies in a directory.
@@ -85,8 +95,9 @@ impl Nodes {
         {
             return None;
         }
-        let children = self.children.get(usize::try_from(number).ok()?)?;
-        Some(children)
+        let begin = *self.first.get(place(number))?;
+        let end = *self.first.get(place(number).checked_add(1)?)?;
+        self.children.get(begin..end)
     }
 
     /// The directory of this one.
@@ -102,5 +113,64 @@ impl Nodes {
         let children = self.children(archive, directory)?;
         let found = children.binary_search_by(|&child| name(archive, child).cmp(wanted));
         found.ok().map(|at| children[at])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::archive::ending::wrap;
+    use crate::archive::entry::Entry;
+    use crate::archive::listing::encode;
+
+    #[test]
+    fn every_entry_lies_where_its_path_says() {
+        let paths = [
+            "a", "a/b", "a/b/x", "a/c", "a-b", "a-b/x", "b", "c", "c/a", "d",
+        ];
+        let is_file = |path: &str| path.ends_with('x') || path == "b" || path == "d";
+        let entries: Vec<Entry> = paths
+            .iter()
+            .map(|path| Entry {
+                path: (*path).into(),
+                kind: if is_file(path) {
+                    Kind::Symlink(b"b".to_vec())
+                } else {
+                    Kind::Directory
+                },
+                mode: 0o755,
+            })
+            .collect();
+        let nothing = vec![Vec::new(); paths.len()];
+        let places = vec![None; paths.len()];
+        let (index, _) = encode(b"{}", &entries, &nothing, (&places, &[], 0));
+        let bytes = wrap(&index, 0).unwrap();
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), bytes).unwrap();
+        let (archive, _) = Archive::open(file.path()).unwrap();
+        let nodes = Nodes::new(&archive);
+        let names = |number| {
+            let children = nodes.children(&archive, number)?;
+            Some(
+                children
+                    .iter()
+                    .map(|&child| paths[child])
+                    .collect::<Vec<_>>(),
+            )
+        };
+        assert_eq!(names(ROOT).unwrap(), ["a", "a-b", "b", "c", "d"]);
+        assert_eq!(names(number(0)).unwrap(), ["a/b", "a/c"]);
+        assert_eq!(names(number(3)).unwrap(), [""; 0]);
+        assert_eq!(names(number(6)), None);
+        assert_eq!(names(number(paths.len())), None);
+        assert_eq!(names(u64::MAX), None);
+        for (index, path) in paths.iter().enumerate() {
+            let (directory, name) = split(path.as_bytes());
+            let parent = nodes.parent(number(index));
+            let above = entry(parent).map_or("", |entry| paths[entry]);
+            assert_eq!(above.as_bytes(), directory);
+            assert_eq!(nodes.find(&archive, parent, name), Some(index));
+        }
+        assert_eq!(nodes.find(&archive, ROOT, b"x"), None);
     }
 }
