@@ -104,10 +104,25 @@ def _built(binary: str, settings: Any, arch: str) -> str:
         )
     if not sys.executable:
         raise TransplantError("this Python does not know its own path, so it cannot be packed")
-    done = _run([binary, "transplant", "build", "--python", sys.executable, "--dir", directory])
-    if done.returncode != 0:
-        raise TransplantError(f"`{sys.executable}` cannot be transplanted: {_said(done)}")
-    return done.stdout.strip()
+    return _build([binary, "transplant", "build", "--python", sys.executable, "--dir", directory])
+
+
+def _build(words: List[str]) -> str:
+    """The archive's path. What the build says is shown as it comes, since it may take a while: also in a notebook,
+    whose stderr is no file."""
+    said = []
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as build:
+        assert build.stdout is not None and build.stderr is not None
+        for line in build.stderr:
+            said.append(line)
+            # With every map of an environment that is packed already.
+            if not line.startswith("nothing to do"):
+                print(line, end="", file=sys.stderr, flush=True)
+        path = build.stdout.read().strip()
+    if build.returncode != 0:
+        why = "".join(said).strip() or f"exit status {build.returncode}"
+        raise TransplantError(f"`{sys.executable}` cannot be transplanted: {why}")
+    return path
 
 
 def _run(words: List[str]) -> "subprocess.CompletedProcess[str]":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import subprocess
@@ -138,6 +139,19 @@ def test_a_python_that_cannot_be_packed(submission: Submission, binary: Path) ->
     binary.write_text("#!/bin/sh\necho 'htmap-exec: error: no room' >&2\nexit 1\n")
     with pytest.raises(htmap_exec.TransplantError, match="cannot be transplanted: htmap-exec: error: no room"):
         submission("one", "transplant")
+
+
+def test_what_a_build_says_is_shown(
+    submission: Submission, binary: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    archive = tmp_path / "archive"
+    told = "warning: `x.so` needs `libx.so.1`, which is not found here"
+    for said, shown in [(told, told + "\n"), ("nothing to do: no file has changed", "")]:
+        build = f"cat >&2 <<'END'\n{said}\nEND\necho '{archive}'\n"
+        binary.write_text(f'#!/bin/sh\nif [ "$2" = build ]; then {build}else exit 1; fi\n')
+        with contextlib.suppress(htmap_exec.TransplantError):
+            submission("one", "transplant")
+        assert capsys.readouterr().err == shown
 
 
 def test_unknown(submission: Submission, enabled: Any) -> None:

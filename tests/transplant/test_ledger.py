@@ -150,21 +150,21 @@ def test_a_library_outside(site: Path, build: Build, tmp_path: Path) -> None:
     outside.mkdir()
     first.mkdir()
 
-    def compile(answer: int, place: Path) -> None:
+    def make(answer: int, place: Path) -> None:
         (tmp_path / "lib.c").write_text(f"int answer(void) {{ return {answer}; }}\n")
         subprocess.run(["cc", "-shared", "-o", place / "libmine.so", tmp_path / "lib.c"], check=True)
 
-    compile(1, outside)
+    make(1, outside)
     (tmp_path / "ext.c").write_text("int answer(void); int more(void) { return answer(); }\n")
     words = ["-L", outside, "-lmine", f"-Wl,-rpath,{first}:{outside}", "-Wl,--enable-new-dtags"]
     subprocess.run(["cc", "-shared", "-o", site / "ext.so", tmp_path / "ext.c", *words], check=True)
-    assert "libmine.so" in build().stderr
+    assert f"libmine.so from `{outside}/libmine.so`" in build("--verbose").stderr
     assert not is_new(build())
-    compile(2, outside)
+    make(2, outside)
     assert is_new(build())
     assert not is_new(build())
     # In a directory that the loader looks into before.
-    compile(3, first)
+    make(3, first)
     tree = unpacked(build(), tmp_path / "tree")
     assert (tree / "lib/htmap-exec/libmine.so").read_bytes() == (first / "libmine.so").read_bytes()
 

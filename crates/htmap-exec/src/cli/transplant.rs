@@ -117,6 +117,8 @@ pub(crate) struct TransplantPrune {
 }
 
 #[derive(Debug, Args)]
+// Each is an option of its own.
+#[allow(clippy::struct_excessive_bools)]
 pub(crate) struct TransplantBuild {
     /// The interpreter [default: the one that `htmap-exec python` picks]
     #[arg(long, value_name = "PATH")]
@@ -149,6 +151,10 @@ pub(crate) struct TransplantBuild {
     /// Leave modules that have no `.pyc` as they are: every component compiles what it imports of them
     #[arg(long)]
     pub(crate) no_compile: bool,
+
+    /// List what came along from outside of the environment
+    #[arg(short, long)]
+    pub(crate) verbose: bool,
 
     /// Print JSON
     #[arg(long)]

@@ -208,8 +208,9 @@ impl Build<'_> {
     fn report(&self, built: &Built) -> anyhow::Result<()> {
         let (packed, source) = (&built.packed, &built.source);
         let exported = self.export(&built.path, &built.manifest)?;
+        let mut said = io::stderr();
         for remark in &source.remarks {
-            tracing::warn!("{remark}");
+            writeln!(said, "warning: {remark}")?;
         }
         let mut out = io::stdout().lock();
         if self.options.json {
@@ -230,17 +231,32 @@ impl Build<'_> {
             "{}",
             exported.as_ref().unwrap_or(&built.path).display()
         )?;
+        let manifest = &built.manifest;
         writeln!(
-            io::stderr(),
-            "{} {} with {} packages: {} files and directories, {} in {}, {:.1} s",
-            built.manifest.implementation,
-            built.manifest.python_version,
-            built.manifest.packages.len(),
+            said,
+            "{} {} with {} from `{}`: {} files and directories, {} in {}, {:.1} s",
+            manifest.implementation,
+            manifest.python_version,
+            counted(manifest.packages.len(), "package"),
+            self.prefix(),
             source.entries.len(),
             size(packed.content),
             size(packed.size),
             self.begun.elapsed().as_secs_f64(),
         )?;
+        if !source.taken.is_empty() {
+            let list = if self.options.verbose {
+                ":"
+            } else {
+                " (-v lists them)"
+            };
+            let count = source.taken.len();
+            let libraries = if count == 1 { "library" } else { "libraries" };
+            writeln!(said, "with {count} {libraries} of this machine{list}")?;
+            for taken in source.taken.iter().filter(|_| self.options.verbose) {
+                writeln!(said, "  {} from `{}`", taken.library, taken.from.display())?;
+            }
+        }
         Ok(())
     }
 
@@ -251,6 +267,12 @@ impl Build<'_> {
     fn passed(&self, what: &str) {
         tracing::debug!("{what} after {:.2?}", self.begun.elapsed());
     }
+}
+
+/// `1 package`, `2 packages`.
+fn counted(count: usize, what: &str) -> String {
+    let end = if count == 1 { "" } else { "s" };
+    format!("{count} {what}{end}")
 }
 
 fn bar(total: u64) -> ProgressBar {
