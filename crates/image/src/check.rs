@@ -64,7 +64,8 @@ impl Check {
     }
 }
 
-/// `container.scratch` is an empty directory; `binary` is copied there, as HTCondor does.
+/// `container.scratch` is an empty directory in one that is the caller's alone; `binary` is copied there, as HTCondor
+/// does.
 pub fn check(
     container: &Container<'_>,
     binary: &Path,
@@ -108,15 +109,20 @@ fn prepare(scratch: &Path, binary: &Path) -> Result<(), Error> {
         bytes
             .and_then(|bytes| fs::write(&path, bytes))
             .map_err(Error::io("write", &path))?;
+        change_mode(&path, 0o644)?;
     }
     let target = scratch.join("condor_exec.exe");
     fs::copy(binary, &target).map_err(Error::io("copy", binary))?;
-    for path in [&target, &scratch.to_path_buf()] {
-        // The user inside may be another one than here.
-        fs::set_permissions(path, Permissions::from_mode(0o777))
-            .map_err(Error::io("change", path))?;
-    }
-    Ok(())
+    change_mode(&target, 0o755)?;
+    // The user inside may be another one than here: root has none of its own there, and under a daemon without root
+    // all numbers are others. It writes its own files, and those of the caller stay as they are, as in `/tmp`. Of this
+    // machine's users none gets here: only this directory is shared with the container, the closed one above is not.
+    change_mode(scratch, 0o1777)
+}
+
+/// Whatever the umask was.
+fn change_mode(path: &Path, mode: u32) -> Result<(), Error> {
+    fs::set_permissions(path, Permissions::from_mode(mode)).map_err(Error::io("change", path))
 }
 
 /// Why nothing came of it: the runtimes say so in many ways.

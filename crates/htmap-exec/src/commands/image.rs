@@ -1,6 +1,8 @@
 //! `htmap-exec image`: recipes of images, their building, and whether a map will run in one.
 
+use std::fs::Permissions;
 use std::io::{self, Write as _};
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::Path;
 use std::process::{Command, ExitCode};
 
@@ -165,13 +167,14 @@ fn check(options: &ImageCheck) -> anyhow::Result<ExitCode> {
             .ok()
             .map(|interpreter| interpreter.version),
     };
+    // Nobody else comes past this one: the directory in it is open to whichever user the container has.
     let directory = tempfile::Builder::new()
         .prefix("htmap-exec-check-")
+        .permissions(Permissions::from_mode(0o700))
         .tempdir()
         .context("cannot make a scratch directory")?;
     let scratch = directory.path().join("scratch");
     std::fs::create_dir(&scratch).context("cannot make a scratch directory")?;
-    open(directory.path())?;
     let binary = std::env::current_exe().context("cannot find the htmap-exec binary")?;
     // HTCondor runs jobs as their user, whom the image does not know; and never as root.
     let user = user(&scratch)?;
@@ -200,20 +203,10 @@ fn check(options: &ImageCheck) -> anyhow::Result<ExitCode> {
 
 /// `UID:GID` of the scratch directory's owner, or of nobody in particular if that is root.
 fn user(scratch: &Path) -> anyhow::Result<String> {
-    use std::os::unix::fs::MetadataExt as _;
     let owner = std::fs::metadata(scratch)?;
     Ok(if owner.uid() == 0 {
         "65532:65532".to_owned()
     } else {
         format!("{}:{}", owner.uid(), owner.gid())
     })
-}
-
-/// So that another user gets through to the scratch directory.
-fn open(directory: &Path) -> anyhow::Result<()> {
-    use std::os::unix::fs::PermissionsExt as _;
-    Ok(std::fs::set_permissions(
-        directory,
-        std::fs::Permissions::from_mode(0o711),
-    )?)
 }
