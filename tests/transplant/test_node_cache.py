@@ -539,7 +539,8 @@ def test_what_makes_no_sense(node: Node, archive: Path, base: Path) -> None:
 def test_a_damaged_archive_is_in_no_cache(node: Node, archive: Path, base: Path) -> None:
     damaged = base / "damaged"
     data = bytearray(archive.read_bytes())
-    data[len(data) // 2] ^= 1
+    # In a frame that every Python reads, also where it is mounted instead.
+    data[100_000] ^= 1
     damaged.write_bytes(data)
     outcome = node.run(damaged, PREFIX, "--cache-dir", base / "cache")
     assert outcome.status == "ERR", outcome.dump()

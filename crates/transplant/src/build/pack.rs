@@ -3,6 +3,7 @@
 //! The plan depends on paths and sizes alone, so the same tree gives the same bytes with any number
 //! of threads.
 
+use std::collections::HashSet;
 use std::io::{self, Write};
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -54,7 +55,11 @@ pub fn pack(
     let indices: Vec<usize> = (0..entries.len()).collect();
     // By path, whatever the order: whoever reads the archive finds which of them is the first by that.
     let same = same(entries, contents, &indices)?;
-    let sequence = sequence(entries, &same, order.into_iter());
+    // That one lies where any of them is read first.
+    let holders = order.iter().map(|index| same.get(index).unwrap_or(index));
+    let mut seen = HashSet::new();
+    let holders = holders.copied().filter(|&index| seen.insert(index));
+    let sequence = sequence(entries, &same, holders);
     let headers: Vec<Vec<u8>> = parallel::map(&indices, |&index| {
         let first = same.get(&index).map(|&first| &entries[first]);
         header(&entries[index], first)

@@ -89,16 +89,20 @@ pub(crate) fn plan(
     let mut hot = 0;
     let mut last = None;
     let mut places = vec![None; entries.len()];
+    let mut uses: Vec<Use> = entries.iter().map(|entry| use_of(&entry.path)).collect();
+    for (index, first) in same {
+        uses[*first] = uses[*first].min(uses[*index]);
+    }
     for &index in sequence {
         let entry = &entries[index];
         let size = match entry.kind {
             Kind::File(size) if !same.contains_key(&index) => size,
             _ => 0,
         };
-        let piece = piece(use_of(&entry.path));
+        let piece = piece(uses[index]);
         let is_large = size > piece;
         let group = match entry.kind {
-            Kind::File(_) if !same.contains_key(&index) => Some((use_of(&entry.path), is_large)),
+            Kind::File(_) if !same.contains_key(&index) => Some((uses[index], is_large)),
             _ => None,
         };
         let limit = match group {
