@@ -103,9 +103,7 @@ def a_compiled_editable(site: Path, outside: Path) -> Path:
         a_compiled_editable,
     ],
 )
-def test_what_lies_elsewhere(
-    make: Callable[[Path, Path], Path], site: Path, build: Build, tmp_path: Path
-) -> None:
+def test_what_lies_elsewhere(make: Callable[[Path, Path], Path], site: Path, build: Build, tmp_path: Path) -> None:
     (tmp_path / "outside").mkdir()
     file = make(site, tmp_path / "outside")
     first = build()

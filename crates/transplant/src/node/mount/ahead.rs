@@ -142,15 +142,16 @@ fn guess(
 /// Of this thread, by the kernel itself: musl has no such function, since POSIX has it for processes.
 /// <https://man7.org/linux/man-pages/man7/sched.7.html>
 fn run_only_when_idle() -> nix::Result<()> {
-    let parameters = nix::libc::sched_param { sched_priority: 0 };
-    // SAFETY: the kernel reads one number from `parameters`, which outlives the call.
+    // The kernel's own structure, of which musl's has more fields.
+    let priority: nix::libc::c_int = 0;
+    // SAFETY: the kernel reads one number, `priority`, which outlives the call.
     #[allow(unsafe_code)]
     let result = unsafe {
         nix::libc::syscall(
             nix::libc::SYS_sched_setscheduler,
             0,
             nix::libc::SCHED_IDLE,
-            &raw const parameters,
+            &raw const priority,
         )
     };
     nix::errno::Errno::result(result).map(drop)
