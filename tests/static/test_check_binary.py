@@ -129,7 +129,7 @@ def test_symbols_are_of_another_program(build: Compile) -> None:
 def test_too_large(build: Compile) -> None:
     binary = build(BARE, *BARE_OPTIONS)
     os.truncate(binary, 7 << 20)
-    assert check("--look", binary) == (1, ["has 7340032 bytes: not fewer than 6291456"])
+    assert check("--look", binary) == (1, ["has 7340032 bytes: not fewer than 6815744"])
 
 
 def test_it_does_nothing_where_there_is_nothing(build: Compile) -> None:
