@@ -3,6 +3,7 @@
 //! Paths are bytes, relative, with `/` between names. Entries are in the order of their paths, a
 //! directory before what is in it.
 
+use std::cmp::Ordering;
 use std::collections::HashMap;
 
 /// One thing in the tree.
@@ -51,7 +52,7 @@ pub(crate) fn refusal(entries: &[Entry]) -> Option<String> {
         if path.is_empty() || names.into_iter().any(|name| !is_plain(name)) {
             return Some(format!("it holds the path `{}`", shown()));
         }
-        if !comes_before(last, path) {
+        if compare(last, path) != Ordering::Less {
             return Some(format!("it holds `{}` twice, or too late", shown()));
         }
         last = path;
@@ -87,13 +88,19 @@ pub(crate) fn refusal(entries: &[Entry]) -> Option<String> {
     None
 }
 
-/// Whether a path comes before another one where each directory comes right before what is in it.
-fn comes_before(one: &[u8], other: &[u8]) -> bool {
-    let differ = one.iter().zip(other).find(|(one, other)| one != other);
-    let key = |byte: u8| if byte == b'/' { 0 } else { byte };
-    differ.map_or(one.len() < other.len(), |(&one, &other)| {
-        key(one) < key(other)
-    })
+/// The order of paths in which each directory comes right before what is in it.
+pub(crate) fn compare(one: &[u8], other: &[u8]) -> Ordering {
+    let key = |&byte: &u8| if byte == b'/' { 0 } else { byte };
+    one.iter().map(key).cmp(other.iter().map(key))
+}
+
+/// Of all files.
+pub(crate) fn bytes(entries: &[Entry]) -> u64 {
+    let sizes = entries.iter().map(|entry| match entry.kind {
+        Kind::File(size) => size,
+        _ => 0,
+    });
+    sizes.fold(0, u64::saturating_add)
 }
 
 fn is_plain(name: &[u8]) -> bool {

@@ -9,7 +9,7 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use crate::archive::ending;
-use crate::archive::entry::{Entry, Kind, refusal};
+use crate::archive::entry::{Entry, Kind, bytes, refusal};
 use crate::archive::frame::{Check, Frame, Place};
 use crate::archive::listing::{self, CHUNK, Claims, Sum, Sums, of_chunks};
 use crate::error::Error;
@@ -225,15 +225,6 @@ impl Archive {
     pub(crate) fn sum(&self, entry: usize) -> Option<Sum> {
         self.sums.as_ref().map(|sums| sums[entry])
     }
-}
-
-/// Of all files.
-fn bytes(entries: &[Entry]) -> u64 {
-    let sizes = entries.iter().map(|entry| match entry.kind {
-        Kind::File(size) => size,
-        _ => 0,
-    });
-    sizes.fold(0, u64::saturating_add)
 }
 
 const SENSELESS: &str = "its index makes no sense";

@@ -65,8 +65,7 @@ pub(crate) fn audit(source: &Source) -> Audit {
         for (version, library) in &linkage.versions {
             if let Some(version) = versions::glibc(version) {
                 raise(&mut found.glibc, version, &file);
-            } else if let Some(version) = version.strip_prefix("GLIBCXX_")
-                && versions::split(&format!("_{version}")).is_some()
+            } else if let Some(("GLIBCXX", version)) = versions::split(version)
                 && is_lacking(library)
             {
                 raise(&mut found.libstdcxx, version, &file);

@@ -13,15 +13,17 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use htmap_exec_interpreter::{Interpreter, PythonVersion};
 
 use crate::archive::encoding::{Reader, put, put_bytes};
-use crate::archive::entry::{Entry, Kind};
+use crate::archive::entry::{Entry, Kind, compare};
 use crate::archive::place::{EDITABLES, EDITS, MTIME};
 use crate::build::memory::{self, Key};
 use crate::environment::{Excluded, Source};
+use crate::parallel;
 use crate::relocate::content::{self, Content};
 use crate::relocate::edits::Edits;
 
@@ -211,13 +213,13 @@ fn run(interpreter: &Interpreter, source: &Source, modules: &[&Module]) -> HashM
     let end = Instant::now() + LIMIT;
     let next = AtomicUsize::new(0);
     let gone = AtomicBool::new(false);
-    let worker = || {
-        let mut made = Vec::new();
+    let all = Mutex::new(HashMap::new());
+    parallel::share(modules.len(), || {
         let mut compiler = match Compiler::start(interpreter) {
             Ok(compiler) => compiler,
             Err(error) => {
                 tracing::debug!("nothing is compiled: {error}");
-                return made;
+                return;
             }
         };
         let mut bytes = Vec::new();
@@ -234,25 +236,18 @@ fn run(interpreter: &Interpreter, source: &Source, modules: &[&Module]) -> HashM
                 continue;
             }
             match compiler.compile(&source.entries[module.entry].path, &bytes) {
-                Ok(pyc) => made.push((module.key, pyc)),
+                Ok(pyc) => {
+                    let mut all = all.lock().unwrap_or_else(PoisonError::into_inner);
+                    all.insert(module.key, pyc);
+                }
                 Err(error) => {
                     tracing::debug!("no more modules are compiled: {error}");
                     gone.store(true, Ordering::Relaxed);
                 }
             }
         }
-        made
-    };
-    let threads = std::thread::available_parallelism()
-        .map_or(1, usize::from)
-        .min(modules.len());
-    std::thread::scope(|scope| {
-        let workers: Vec<_> = (0..threads).map(|_| scope.spawn(worker)).collect();
-        workers
-            .into_iter()
-            .flat_map(|worker| worker.join().expect("it does not panic"))
-            .collect()
-    })
+    });
+    all.into_inner().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// A Python that compiles one module after the other.
@@ -359,11 +354,7 @@ fn add(source: &mut Source, made: Vec<(Vec<u8>, Vec<u8>)>) {
         all.push((file, Some(Content::Made(pyc))));
     }
     // A directory comes right before what is in it.
-    let order = |byte: &u8| if *byte == b'/' { 0 } else { *byte };
-    all.sort_by(|(one, _), (other, _)| {
-        let (one, other) = (one.path.iter().map(order), other.path.iter().map(order));
-        one.cmp(other)
-    });
+    all.sort_by(|(one, _), (other, _)| compare(&one.path, &other.path));
     (source.entries, source.contents) = all.into_iter().unzip();
 }
 

@@ -12,7 +12,7 @@ use std::sync::{Condvar, Mutex};
 use zstd::zstd_safe::CParameter;
 
 use crate::archive::ending;
-use crate::archive::entry::{Entry, Kind};
+use crate::archive::entry::{self, Entry};
 use crate::archive::frame::Frame;
 use crate::archive::index::Digest;
 use crate::archive::listing::{self, CHUNK, Sum};
@@ -27,6 +27,7 @@ use crate::relocate::content::{Content, read};
 
 /// How many finished frames may wait for the one before them.
 const AHEAD: usize = 16;
+
 /// An archive that was written.
 #[derive(Debug)]
 pub struct Packed {
@@ -176,16 +177,7 @@ pub fn pack(
         frames: kept_frames,
         digest,
         size: begin + index.len() as u64,
-        content: entries
-            .iter()
-            .map(|entry| {
-                if let Kind::File(size) = entry.kind {
-                    size
-                } else {
-                    0
-                }
-            })
-            .sum(),
+        content: entry::bytes(entries),
     })
 }
 
@@ -267,15 +259,7 @@ pub(crate) fn in_order<S, R: Send>(
             moved.notify_all();
         }
     };
-    let threads = std::thread::available_parallelism()
-        .map_or(1, usize::from)
-        .min(count.max(1));
-    std::thread::scope(|scope| {
-        for _ in 1..threads {
-            scope.spawn(worker);
-        }
-        worker();
-    });
+    parallel::share(count, worker);
     let failed = lock().failed.take();
     failed.map_or(Ok(()), Err)
 }

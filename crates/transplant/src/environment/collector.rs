@@ -25,7 +25,7 @@ pub(super) struct Collector<'a> {
     pub(super) old: Old,
     /// The programs and libraries among the files, and what they need.
     pub(super) linked: Vec<(PathBuf, Linked)>,
-    pub(super) excluded: Excluded<'a>,
+    excluded: Excluded<'a>,
     /// By path with NUL in the place of `/`: so a directory comes right before what is in it.
     pub(super) found: BTreeMap<Vec<u8>, (Entry, Option<Content>)>,
     pub(super) remarks: Vec<String>,
@@ -65,6 +65,12 @@ impl<'a> Collector<'a> {
             links: Links::new(),
             apart: Vec::new(),
         })
+    }
+
+    /// Whether it, or a directory that it lies in, is left out.
+    pub(super) fn excludes(&self, path: &Path) -> bool {
+        let mut above = path.ancestors();
+        above.any(|path| !path.as_os_str().is_empty() && (self.excluded)(path))
     }
 
     pub(super) fn has(&self, path: &Path) -> bool {

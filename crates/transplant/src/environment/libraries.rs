@@ -174,11 +174,7 @@ impl Collector<'_> {
 
     /// By its place, the directory of that, or its own name.
     fn is_left_out(&self, library: &str) -> bool {
-        let place = place_of(library);
-        place
-            .ancestors()
-            .chain([Path::new(library)])
-            .any(|path| !path.as_os_str().is_empty() && (self.excluded)(path))
+        self.excludes(&place_of(library)) || self.excludes(Path::new(library))
     }
 
     /// Parts of a driver that lie in the environment, as conda's `cuda-compat` and linkers' stubs do.

@@ -322,11 +322,7 @@ impl Files {
                     return self.elsewhere(index, &place);
                 }
                 let below = collector.old.inside(&found);
-                let is_excluded = below.is_some_and(|below| {
-                    let mut above = below.ancestors();
-                    above.any(|path| !path.as_os_str().is_empty() && (collector.excluded)(path))
-                });
-                if is_excluded {
+                if below.is_some_and(|below| collector.excludes(&below)) {
                     Found::LeftOut
                 } else if elf::is_of_node(library) {
                     Found::OfNode

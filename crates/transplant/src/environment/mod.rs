@@ -27,7 +27,7 @@ use htmap_exec_interpreter::Interpreter;
 use self::collector::Collector;
 use self::ledger::{Ledger, TICK};
 use self::system::is_system;
-use crate::archive::entry::{Entry, Kind, refusal};
+use crate::archive::entry::{Entry, Kind, bytes, refusal};
 use crate::archive::manifest::Need;
 use crate::error::Error;
 use crate::relocate::content::Content;
@@ -61,16 +61,7 @@ pub struct Source {
 impl Source {
     /// Bytes of all files.
     pub fn bytes(&self) -> u64 {
-        self.entries
-            .iter()
-            .map(|entry| {
-                if let Kind::File(size) = entry.kind {
-                    size
-                } else {
-                    0
-                }
-            })
-            .sum()
+        bytes(&self.entries)
     }
 }
 

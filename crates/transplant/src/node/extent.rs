@@ -36,6 +36,11 @@ impl Extents {
         Self { begins, end }
     }
 
+    /// Where a frame's content begins.
+    pub(crate) fn begin(&self, frame: usize) -> u64 {
+        self.begins[frame]
+    }
+
     /// Those of a file that begins at this place. There are none of an empty one.
     pub(crate) fn of_file(&self, place: Place, size: u64) -> impl Iterator<Item = Extent> {
         let begin = self.begins.get(place.frame).copied().unwrap_or(self.end);

@@ -21,7 +21,6 @@ use crate::archive::entry::Kind;
 use crate::archive::frame::Reader;
 use crate::archive::index::Archive;
 use crate::archive::order::{Use, rank, use_of};
-use crate::node::extent::Extents;
 
 /// More than any package takes, in pieces of files.
 const MOST_GUESSES: usize = 4096;
@@ -30,10 +29,10 @@ const MOST_GUESSES: usize = 4096;
 const MOST_HOT: u64 = 1 << 30;
 
 /// Reads ahead for as long as the process lives.
-pub(super) fn start(content: Arc<Content>, ahead: Ahead) -> io::Result<()> {
+pub(super) fn start(ahead: Ahead) -> io::Result<()> {
     let run = move || {
-        read_hot(&content, &ahead.hot());
-        read_guesses(&content, ahead);
+        read_hot(&ahead.content, &ahead.hot());
+        read_guesses(ahead);
     };
     let thread = Builder::new().name("read-ahead".to_owned());
     thread.spawn(run).map(drop)
@@ -77,10 +76,11 @@ fn runs(pieces: &[(u64, u64)]) -> Vec<(u64, u64)> {
 /// What goes to the thread that waits for an idle processor, and comes back.
 type Guess = (usize, Option<Reader>, Vec<u8>);
 
-fn read_guesses(content: &Arc<Content>, mut ahead: Ahead) {
+fn read_guesses(mut ahead: Ahead) {
+    let content = Arc::clone(&ahead.content);
     let (wishes, wished) = sync_channel(1);
     let (reads, read) = sync_channel(1);
-    let idle = Arc::clone(content);
+    let idle = Arc::clone(&content);
     let thread = Builder::new().name("guesses".to_owned());
     if thread.spawn(move || guess(&idle, &wished, &reads)).is_err() {
         return;
@@ -161,16 +161,16 @@ fn run_only_when_idle() -> nix::Result<()> {
 pub(super) struct Ahead {
     archive: Arc<Archive>,
     nodes: Arc<Nodes>,
-    extents: Extents,
+    content: Arc<Content>,
     guessed: HashSet<u64>,
 }
 
 impl Ahead {
-    pub(super) fn new(archive: &Arc<Archive>, nodes: &Arc<Nodes>) -> Self {
+    pub(super) fn new(archive: &Arc<Archive>, nodes: &Arc<Nodes>, content: &Arc<Content>) -> Self {
         Self {
             archive: Arc::clone(archive),
             nodes: Arc::clone(nodes),
-            extents: Extents::new(archive),
+            content: Arc::clone(content),
             guessed: HashSet::new(),
         }
     }
@@ -244,7 +244,8 @@ impl Ahead {
             self.archive.places[entry],
         ) {
             let room = MOST_GUESSES.saturating_sub(frames.len());
-            let extents = self.extents.of_file(place, *size).take(room);
+            let extents = self.content.frames.extents.of_file(place, *size);
+            let extents = extents.take(room);
             frames.extend(extents.map(|extent| extent.frame));
         }
     }

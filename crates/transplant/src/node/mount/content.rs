@@ -7,6 +7,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use super::frames::{Found, Frames};
 use crate::archive::entry::Kind;
+use crate::archive::frame::Place;
 use crate::archive::index::Archive;
 use crate::error::Error;
 
@@ -63,25 +64,16 @@ impl Content {
         ) else {
             return None;
         };
-        let mut left = usize::try_from(size.saturating_sub(from))
-            .unwrap_or(usize::MAX)
-            .min(length);
-        if left == 0 {
-            take(&[]);
-            return Some(());
-        }
-        let mut index = place.frame;
-        let mut offset = place.offset.checked_add(from)?;
-        while offset >= self.archive.frames.get(index)?.length {
-            offset -= self.archive.frames[index].length;
-            index += 1;
-        }
-        let mut offset = usize::try_from(offset).ok()?;
+        let all = size.saturating_sub(from).min(length as u64);
+        let place = Place {
+            offset: place.offset.checked_add(from)?,
+            ..place
+        };
         let mut joined = Vec::new();
-        loop {
-            let room = usize::try_from(self.archive.frames.get(index)?.length).ok()? - offset;
-            let here = left.min(room);
-            let is_all = joined.is_empty() && here == left;
+        for extent in self.frames.extents.of_file(place, all) {
+            let index = extent.frame;
+            let offset = usize::try_from(extent.offset).ok()?;
+            let here = usize::try_from(extent.length).ok()?;
             self.note(index, entry);
             match self.frames.find(index) {
                 Ok(Found::Stored) => {
@@ -95,7 +87,7 @@ impl Content {
                 }
                 Ok(Found::Memory(frame)) => {
                     let bytes = &frame[offset..offset + here];
-                    if is_all {
+                    if extent.length == all {
                         take(bytes);
                         self.frames.put_by(index, frame);
                         return Some(());
@@ -108,14 +100,8 @@ impl Content {
                     return None;
                 }
             }
-            left -= here;
-            if left == 0 {
-                take(&joined);
-                return Some(());
-            }
-            index += 1;
-            offset = 0;
         }
+        (joined.len() as u64 == all).then(|| take(&joined))
     }
 
     /// Whoever reads ahead hears that something was asked for, and of what is new to it.

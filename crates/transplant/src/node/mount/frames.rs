@@ -13,6 +13,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use crate::archive::frame::{Reader, offsets};
 use crate::archive::index::Archive;
 use crate::error::Error;
+use crate::node::extent::Extents;
 
 /// Bytes of frames that are kept in memory, besides the last one: of those that are about to be kept
 /// elsewhere, or have to be kept here.
@@ -63,24 +64,15 @@ pub(super) struct Frames {
     file: File,
     /// Where frames begin in the archive.
     offsets: Vec<u64>,
-    /// The file without a name, if there can be one, and where frames begin in it.
+    /// The file without a name, if there can be one: frames lie in it one after the other.
     store: Option<File>,
-    places: Vec<u64>,
+    pub(super) extents: Extents,
     state: Mutex<State>,
     moved: Condvar,
 }
 
 impl Frames {
     pub(super) fn new(archive: Arc<Archive>, file: File, store: Option<File>) -> Self {
-        let places = archive
-            .frames
-            .iter()
-            .scan(0, |sum, frame| {
-                let begin = *sum;
-                *sum += frame.length;
-                Some(begin)
-            })
-            .collect();
         let state = State {
             slots: HashMap::new(),
             uses: 0,
@@ -90,10 +82,10 @@ impl Frames {
         };
         Self {
             offsets: offsets(&archive),
+            extents: Extents::new(&archive),
             archive,
             file,
             store,
-            places,
             state: Mutex::new(state),
             moved: Condvar::new(),
         }
@@ -165,7 +157,7 @@ impl Frames {
     /// Bytes of a frame that was put by.
     pub(super) fn stored(&self, index: usize, offset: usize, into: &mut [u8]) -> io::Result<()> {
         let store = self.store.as_ref().ok_or(io::ErrorKind::NotFound)?;
-        store.read_exact_at(into, self.places[index] + offset as u64)
+        store.read_exact_at(into, self.extents.begin(index) + offset as u64)
     }
 
     /// Puts a frame by. Where there is no room for it, it will be decompressed again.
@@ -179,7 +171,9 @@ impl Frames {
             _ => return true,
         }
         let stored = has_room(store, frame.len() as u64)
-            && store.write_all_at(&frame, self.places[index]).is_ok();
+            && store
+                .write_all_at(&frame, self.extents.begin(index))
+                .is_ok();
         let mut state = self.lock();
         if !stored {
             if let Some(Slot::Ready { storing, .. }) = state.slots.get_mut(&index) {

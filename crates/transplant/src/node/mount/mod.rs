@@ -80,9 +80,9 @@ pub fn mount(
         Frames::new(Arc::clone(archive), file, store),
         Arc::clone(&failure),
     ));
-    let ahead = Ahead::new(archive, &nodes);
+    let ahead = Ahead::new(archive, &nodes, &content);
     // The first of it is needed as soon as Python starts. Without it, all is read when it is asked for.
-    if let Err(error) = ahead::start(Arc::clone(&content), ahead) {
+    if let Err(error) = ahead::start(ahead) {
         tracing::debug!("nothing is read ahead: {error}");
     }
     let edited = Edited::new(archive, &nodes, &content, target)?;
