@@ -53,7 +53,7 @@ pub use error::Error;
 pub use node::cache::{Cache, Held, PassedOver};
 pub use node::libraries::{Libraries, libraries};
 pub use node::mount::{Holder, Mounted, Refusal, hold, mount};
-pub use node::requirements::{NoRoom, Unmet, no_room, unmet};
+pub use node::requirements::{NoRoom, Node, Unmet, no_room, unmet};
 pub use node::unpack::{Unpacked, remove, unpack, verify};
 pub use relocate::content::{Content, Stamp};
 pub use relocate::edits::Field;

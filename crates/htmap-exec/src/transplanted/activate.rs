@@ -18,7 +18,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use htmap_exec_transplant::{self as transplant, Manifest, Places};
+use htmap_exec_transplant::{self as transplant, Manifest, Node, Places};
 
 use super::Tree;
 
@@ -57,7 +57,12 @@ const PRELOAD: &str = "HTMAP_EXEC_PRELOAD";
 type Variables = Vec<(OsString, Option<OsString>)>;
 
 /// What to set and to unset.
-pub(super) fn environment(tree: &Tree, manifest: &Manifest, keep: &[OsString]) -> Variables {
+pub(super) fn environment(
+    tree: &Tree,
+    manifest: &Manifest,
+    node: &Node,
+    keep: &[OsString],
+) -> Variables {
     let root = tree.root.as_path();
     let outer = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
     let mut variables: BTreeMap<OsString, Option<OsString>> = FOREIGN
@@ -86,7 +91,7 @@ pub(super) fn environment(tree: &Tree, manifest: &Manifest, keep: &[OsString]) -
         set("CONDA_SHLVL", "1".into());
     }
     let outer_path = outer("LD_LIBRARY_PATH");
-    let mut libraries = transplant::libraries(root, manifest, outer_path.as_deref());
+    let mut libraries = transplant::libraries(root, manifest, node, outer_path.as_deref());
     for remark in &libraries.remarks {
         tracing::info!("{remark}");
     }

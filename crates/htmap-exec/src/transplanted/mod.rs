@@ -19,7 +19,7 @@ use std::time::Instant;
 use anyhow::{Context as _, bail};
 use htmap_exec_component::{ClassAd, Served, names};
 use htmap_exec_interpreter::{Origin, Rejection, Search};
-use htmap_exec_transplant::{self as transplant, Archive, Holder, Index, Manifest, Refusal};
+use htmap_exec_transplant::{self as transplant, Archive, Holder, Index, Manifest, Node, Refusal};
 
 pub(crate) use cached::Wanted as WantedCache;
 
@@ -136,7 +136,8 @@ pub(crate) fn bring(request: &Request<'_>) -> Brought {
             return rejected(&error, hints);
         }
     };
-    let unmet = transplant::unmet(&manifest);
+    let node = Node::new(&manifest);
+    let unmet = transplant::unmet(&node, &manifest);
     if !unmet.is_empty() {
         let reasons: Vec<&str> = unmet.iter().map(|each| each.reason.as_str()).collect();
         let hints = unmet.iter().map(|each| each.hint.to_owned()).collect();
@@ -152,7 +153,7 @@ pub(crate) fn bring(request: &Request<'_>) -> Brought {
     match way(&suited) {
         Ok(tree) => Brought {
             interpreters: Search::only(tree.root.join(&manifest.python), Origin::Transplant),
-            environment: activate::environment(&tree, &manifest, request.keep),
+            environment: activate::environment(&tree, &manifest, &node, request.keep),
             keep: tree.keep,
             served: tree.served,
             shared: tree.shared.then_some(tree.root),

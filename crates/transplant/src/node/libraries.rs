@@ -11,7 +11,7 @@ use std::collections::HashSet;
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 
-use super::c_library::c_library;
+use super::requirements::Node;
 use crate::archive::manifest::{Audit, Bundled, Manifest};
 use crate::archive::place::{COMMON, LIBRARIES};
 use crate::elf::linkage;
@@ -37,7 +37,12 @@ struct Own {
 }
 
 /// For the tree of an archive, in an environment with that value of `LD_LIBRARY_PATH`.
-pub fn libraries(root: &Path, manifest: &Manifest, library_path: Option<&OsStr>) -> Libraries {
+pub fn libraries(
+    root: &Path,
+    manifest: &Manifest,
+    node: &Node,
+    library_path: Option<&OsStr>,
+) -> Libraries {
     let (places, audit) = (&manifest.places, &manifest.audit);
     let mut found = Libraries::default();
     if audit.bundled.is_empty() && places.common.is_empty() {
@@ -49,8 +54,7 @@ pub fn libraries(root: &Path, manifest: &Manifest, library_path: Option<&OsStr>)
     let loader = Loader::new(library_path);
     let own = |name: &str| own(&loader, name);
     if !audit.bundled.is_empty() {
-        let glibc = c_library(Path::new("/"), audit.loader.as_deref());
-        found = decide(root, &audit.bundled, glibc.release(), &own);
+        found = decide(root, &audit.bundled, node.c_library.release(), &own);
     } else if places.common.iter().any(|name| own(name).is_none()) {
         // Of an archive that says no more of them.
         found.search.push(root.join(COMMON));

@@ -12,8 +12,24 @@ use crate::node::c_library::{CLibrary, c_library};
 use crate::node::{gpu, libraries};
 use crate::versions::is_older;
 
+/// What of this node decides what it can run, found out once: a C library is read to its banner.
+#[derive(Debug)]
+pub struct Node {
+    pub(super) c_library: CLibrary,
+}
+
+impl Node {
+    /// As the programs of an archive will find it.
+    pub fn new(manifest: &Manifest) -> Self {
+        let loader = manifest.audit.loader.as_deref();
+        Self {
+            c_library: c_library(Path::new("/"), loader),
+        }
+    }
+}
+
 /// Why this node cannot run it, each in a sentence with what to do about it; empty if it can.
-pub fn unmet(manifest: &Manifest) -> Vec<Unmet> {
+pub fn unmet(node: &Node, manifest: &Manifest) -> Vec<Unmet> {
     let machine = std::env::consts::ARCH;
     if manifest.machine != machine {
         // Nothing else can be told from here.
@@ -24,9 +40,9 @@ pub fn unmet(manifest: &Manifest) -> Vec<Unmet> {
     }
     let audit = &manifest.audit;
     let mut unmet = Vec::new();
-    let found = c_library(Path::new("/"), audit.loader.as_deref());
+    let found = &node.c_library;
     if let Some(need) = &audit.glibc {
-        let missing = match &found {
+        let missing = match found {
             CLibrary::Glibc(version, path) if is_older(version, &need.needs) => {
                 Some(format!("this node has {version} (`{}`)", path.display()))
             }
