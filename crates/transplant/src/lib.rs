@@ -30,6 +30,8 @@ pub mod fuzzing;
 mod mutations;
 mod node;
 #[cfg(test)]
+mod noise;
+#[cfg(test)]
 mod old;
 mod parallel;
 mod relocate;

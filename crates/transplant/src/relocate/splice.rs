@@ -133,6 +133,7 @@ impl Spliced {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::noise::Noise;
 
     fn splice(at: u64, length: u64, bytes: &[u8]) -> Splice {
         let bytes = bytes.to_vec();
@@ -154,14 +155,8 @@ mod tests {
     /// Every part of the new bytes is what it is in the whole of them, however the splices lie.
     #[test]
     fn any_part_is_the_part_of_the_whole() {
-        let mut state = 1_usize;
-        let mut below = |bound: usize| {
-            // https://en.wikipedia.org/wiki/Xorshift
-            state ^= state << 13;
-            state ^= state >> 7;
-            state ^= state << 17;
-            state % bound
-        };
+        let mut noise = Noise(1);
+        let mut below = |bound: usize| noise.below(bound);
         let letters = |count: usize, from: u8| -> Vec<u8> { (from..).take(count).collect() };
         for _ in 0..500 {
             let old = letters(below(60), b'A');

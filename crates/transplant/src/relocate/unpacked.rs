@@ -145,6 +145,7 @@ fn change(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::noise::Noise;
     use crate::relocate::content::{Content, Stamp};
     use crate::relocate::edits::{Edit, Field, LARGEST_TEXT};
 
@@ -279,14 +280,8 @@ mod tests {
     /// mount, which asks for any part of it.
     #[test]
     fn whoever_applies_an_edit_has_the_same_bytes() {
-        let mut state = 1_usize;
-        let mut below = |bound: usize| {
-            // https://en.wikipedia.org/wiki/Xorshift
-            state ^= state << 13;
-            state ^= state >> 7;
-            state ^= state << 17;
-            state % bound
-        };
+        let mut noise = Noise(1);
+        let mut below = |bound: usize| noise.below(bound);
         for _ in 0..100 {
             let (mut old, mut table) = (Vec::new(), Vec::new());
             let is_text = below(2) == 0;
