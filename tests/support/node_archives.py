@@ -7,7 +7,7 @@ import os
 import shutil
 import struct
 import subprocess
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -42,17 +42,29 @@ PRUNED = (
 )
 
 
-def build(python: Path, directory: Path, *options: str) -> Path:
-    """The archive of a Python, pruned."""
-    words = [word for pattern in PRUNED for word in ("--exclude", pattern)]
+def excluding(patterns: Iterable[str]) -> list[str]:
+    """As options of `transplant build`."""
+    return [word for pattern in patterns for word in ("--exclude", pattern)]
+
+
+def pack(
+    python: Path, directory: Path, *options: object, before: Sequence[str] = (), **env: str
+) -> subprocess.CompletedProcess[str]:
+    """A build of a Python, pruned, that has to succeed and remembers others of this directory alone."""
+    words = [*before, binary(), "transplant", "build", "--python", python, "--dir", directory, *excluding(PRUNED)]
     done = subprocess.run(
-        [binary(), "transplant", "build", "--python", python, "--dir", directory, *words, *options],
-        env={"PATH": os.defpath, "XDG_CACHE_HOME": str(directory / "cache")},
+        [*map(str, words), *map(str, options)],
+        env={"PATH": os.defpath, "XDG_CACHE_HOME": str(directory / "cache"), **env},
         capture_output=True,
         text=True,
     )
     assert done.returncode == 0, done.stderr
-    return Path(done.stdout.strip())
+    return done
+
+
+def build(python: Path, directory: Path, *options: str) -> Path:
+    """The archive of a Python, pruned."""
+    return Path(pack(python, directory, *options).stdout.strip())
 
 
 def with_manifest(archive: Path, change: Callable[[dict[str, Any]], object], name: str = "patched") -> Path:

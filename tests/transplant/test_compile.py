@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from support.environment import Python, binary, pythons
+from support.node_archives import excluding
 
 PYTHONS = list(pythons().values())
 MAIN = pythons().get("3.11") or PYTHONS[-1]
@@ -22,14 +23,10 @@ class Point:
 BROKEN = "def f(:\n"
 
 # What no test here imports, so that builds are short.
-LEAN = [
-    word
-    for pattern in (
-        "lib/python*/test", "lib/python*/config-*", "lib/python*/idlelib", "lib/python*/lib2to3",
-        "lib/python*/ensurepip", "lib/python*/pydoc_data", "lib/python*/tkinter", "lib/*.a", "include", "share",
-    )
-    for word in ("--exclude", pattern)
-]  # fmt: skip
+LEAN = excluding([
+    "lib/python*/test", "lib/python*/config-*", "lib/python*/idlelib", "lib/python*/lib2to3",
+    "lib/python*/ensurepip", "lib/python*/pydoc_data", "lib/python*/tkinter", "lib/*.a", "include", "share",
+])  # fmt: skip
 
 
 def environment(root: Path, python: Python) -> Path:

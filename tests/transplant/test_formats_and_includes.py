@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 from support.environment import binary
-from support.node_archives import MAIN, PRUNED
+from support.node_archives import MAIN, PRUNED, excluding
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -39,7 +39,7 @@ def run(venv: Path, tmp_path: Path) -> Run:
     def run(command: str, *words: object, fails: bool = False) -> subprocess.CompletedProcess[str]:
         given = [*map(str, words)]
         if command == "build":
-            left_out = [word for pattern in PRUNED for word in ("--exclude", pattern)]
+            left_out = excluding(PRUNED)
             given += ["--python", str(venv / "bin/python"), "--dir", str(tmp_path / "store"), "--no-check", *left_out]
         done = subprocess.run(
             [binary(), "transplant", command, *given],

@@ -11,38 +11,18 @@ from pathlib import Path
 
 import pytest
 from support.environment import binary
-from support.node_archives import MAIN, PRUNED
+from support.node_archives import MAIN, pack
 
 Done = subprocess.CompletedProcess[str]
 Build = Callable[..., Done]
 
 
 @pytest.fixture
-def venv(tmp_path: Path) -> Path:
-    venv = tmp_path / "venv"
-    subprocess.run([MAIN.path, "-m", "venv", "--without-pip", venv], check=True)
-    return venv
-
-
-@pytest.fixture
-def site(venv: Path) -> Path:
-    return next((venv / "lib").glob("python3*")) / "site-packages"
-
-
-@pytest.fixture
 def build(venv: Path, tmp_path: Path) -> Build:
     def run(*options: object, check: bool = False, **env: str) -> Done:
-        words = [word for pattern in PRUNED for word in ("--exclude", pattern)]
-        words += ["--python", str(venv / "bin/python"), "--dir", str(tmp_path / "store"), "--level", "1"]
-        words += [] if check else ["--no-check"]
-        done = subprocess.run(
-            [binary(), "transplant", "build", *words, *map(str, options)],
-            env={"PATH": os.defpath, "XDG_CACHE_HOME": str(tmp_path / "cache"), **env},
-            capture_output=True,
-            text=True,
-        )
-        assert done.returncode == 0, done.stderr
-        return done
+        words = ["--level", "1"] if check else ["--level", "1", "--no-check"]
+        env = {"XDG_CACHE_HOME": str(tmp_path / "cache"), **env}
+        return pack(venv / "bin/python", tmp_path / "store", *words, *options, **env)
 
     return run
 

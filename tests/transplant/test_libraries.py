@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from support.bare import Bare
 from support.environment import binary, can_unshare, is_root, system_python
-from support.node_archives import MAIN, PRUNED, Node, copy_of_prefix, with_manifest
+from support.node_archives import MAIN, PRUNED, Node, copy_of_prefix, excluding, pack, with_manifest
 
 pytestmark = pytest.mark.skipif(shutil.which("gcc") is None, reason="there is no gcc to make libraries with")
 
@@ -95,16 +95,9 @@ class Built:
 
 
 def build(prefix: Path, *options: object, before: tuple[str, ...] = (), **env: str) -> Built:
-    words = [word for pattern in PRUNED for word in ("--exclude", pattern)]
     python = prefix / "bin" / f"python{MAIN.minor}"
-    store = prefix.with_name("store")
-    done = subprocess.run(
-        [*before, binary(), "transplant", "build", "--python", python, "--dir", store, *words, *map(str, options)],
-        env={"PATH": f"{os.defpath}:/usr/sbin:/sbin", "XDG_CACHE_HOME": str(store / "cache"), **env},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
+    env = {"PATH": f"{os.defpath}:/usr/sbin:/sbin", **env}
+    done = pack(python, prefix.with_name("store"), *options, before=before, **env)
     return Built(Path(done.stdout.strip().split("\n")[-1]), done.stderr)
 
 
@@ -334,7 +327,7 @@ def test_the_operating_systems_python_starts_where_its_libraries_are_missing(tmp
     found = system_python()
     if found is None:
         pytest.skip("this machine has no /usr/bin/python3")
-    lean = [word for pattern in (*PRUNED, "lib/python3/dist-packages") for word in ("--exclude", pattern)]
+    lean = excluding((*PRUNED, "lib/python3/dist-packages"))
     words = [binary(), "transplant", "build", "--python", found.path, "--dir", tmp_path / "store", *lean]
     env = {"PATH": os.defpath, "XDG_CACHE_HOME": str(tmp_path / "cache")}
     done = subprocess.run(words, env=env, capture_output=True, text=True)

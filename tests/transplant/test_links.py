@@ -9,23 +9,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from support import node_archives
 from support.environment import binary
-from support.node_archives import MAIN, PRUNED
+from support.node_archives import MAIN
 
 Pack = Callable[..., tuple[Path, str]]
 LIBRARY = Path(f"lib/python{MAIN.minor}/site-packages")
-
-
-@pytest.fixture
-def venv(tmp_path: Path) -> Path:
-    venv = tmp_path / "venv"
-    subprocess.run([MAIN.path, "-m", "venv", "--without-pip", venv], check=True)
-    return venv
-
-
-@pytest.fixture
-def site(venv: Path) -> Path:
-    return venv / LIBRARY
 
 
 @pytest.fixture
@@ -33,17 +22,7 @@ def pack(venv: Path, tmp_path: Path) -> Pack:
     """The tree that comes out, and what was said."""
 
     def run(*options: object) -> tuple[Path, str]:
-        words = [word for pattern in PRUNED for word in ("--exclude", pattern)]
-        words += ["--python", str(venv / "bin/python"), "--dir", str(tmp_path / "store"), "--level", "1", "--no-check"]
-        env = {"PATH": os.defpath, "XDG_CACHE_HOME": str(tmp_path / "cache")}
-        done = subprocess.run(
-            [binary(), "transplant", "build", *words, *map(str, options)],
-            env=env,
-            capture_output=True,
-            text=True,
-            timeout=120,
-        )
-        assert done.returncode == 0, done.stderr
+        done = node_archives.pack(venv / "bin/python", tmp_path / "store", "--level", "1", "--no-check", *options)
         tree = tmp_path / "tree"
         words = [binary(), "transplant", "unpack", done.stdout.strip(), tree]
         subprocess.run(list(map(str, words)), check=True, capture_output=True)

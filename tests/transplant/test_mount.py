@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import ctypes
-import hashlib
 import os
 import re
 import shutil
 import signal
-import stat
 import struct
 import subprocess
 import sys
@@ -22,6 +20,7 @@ from support.environment import binary, can_unshare, is_root, pythons
 from support.outcome import Outcome
 from support.running import Running, run_ours
 from support.scratch import Scratch, make_pickles, new_base
+from support.trees import DIGEST_OF, digest_of
 
 MAIN = pythons().get("3.11") or list(pythons().values())[-1]
 # Somebody without a passwd entry.
@@ -176,46 +175,12 @@ def test_the_index_is_read_once(component: Run) -> None:
         os.close(watch)
 
 
-TREE = """
-    def f():
-        import hashlib, os, stat, sys
-        digest = hashlib.sha256()
-        files = 0
-        for directory, names, others in os.walk(sys.prefix):
-            names.sort()
-            for name in sorted(names + others):
-                path = os.path.join(directory, name)
-                status = os.lstat(path)
-                size, content = 0, b""
-                if stat.S_ISLNK(status.st_mode):
-                    content = os.readlink(path).encode()
-                elif stat.S_ISREG(status.st_mode):
-                    files += 1
-                    size, content = status.st_size, open(path, "rb").read()
-                # What was compiled may be newer.
-                stamp = int(status.st_mtime) * bool(size) * (not name.endswith(".pyc"))
-                line = (os.path.relpath(path, sys.prefix), oct(status.st_mode), size, stamp)
-                digest.update(repr(line).encode() + hashlib.sha256(content).digest())
-        return digest.hexdigest(), files
+TREE = f"""
+{DIGEST_OF}
+def f():
+    import sys
+    return digest_of(sys.prefix, times=True)
 """
-
-
-def digest_of(root: Path) -> str:
-    digest = hashlib.sha256()
-    for directory, names, others in os.walk(root):
-        names.sort()
-        for name in sorted(names + others):
-            path = Path(directory, name)
-            status = path.lstat()
-            size, content = 0, b""
-            if stat.S_ISLNK(status.st_mode):
-                content = os.readlink(path).encode()
-            elif stat.S_ISREG(status.st_mode):
-                size, content = status.st_size, path.read_bytes()
-            stamp = int(status.st_mtime) * bool(size) * (not name.endswith(".pyc"))
-            line = (str(path.relative_to(root)), oct(status.st_mode), size, stamp)
-            digest.update(repr(line).encode() + hashlib.sha256(content).digest())
-    return digest.hexdigest()
 
 
 def test_it_is_the_tree_that_would_be_unpacked(component: Run, archive: Path) -> None:
@@ -227,7 +192,7 @@ def test_it_is_the_tree_that_would_be_unpacked(component: Run, archive: Path) ->
     subprocess.run([binary(), "transplant", "unpack", archive, place], check=True, stdout=subprocess.DEVNULL)
     digest, files = outcome.value
     assert files > 1000
-    assert digest == digest_of(place)
+    assert digest == digest_of(place, times=True)[0]
 
 
 WHERE = """
@@ -273,21 +238,22 @@ def test_it_can_be_switched_off(component: Run, options: list[str]) -> None:
     assert "as is wished" in outcome.stderr
 
 
-def test_damage_that_python_gets_over_is_an_error_all_the_same(component: Run, archive: Path) -> None:
-    source = """
-        def f():
-            import os, sys, time
-            open("ready", "w").close()
-            while not os.path.exists("go"):
-                time.sleep(0.01)
-            try:
-                # What no import reads, so nobody has read it ahead.
-                open(os.path.dirname(os.__file__) + "/turtle.py", "rb").read()
-            except OSError as error:
-                open("error", "w").write(str(error.errno))
-            return "a result"
-    """
+READ_LATE = """
+    def f():
+        import os, sys, time
+        open("ready", "w").close()
+        while not os.path.exists("go"):
+            time.sleep(0.01)
+        try:
+            # What no import reads, so nobody has read it ahead.
+            open(os.path.dirname(os.__file__) + "/turtle.py", "rb").read()
+        except OSError as error:
+            open("error", "w").write(str(error.errno))
+        return "a result"
+"""
 
+
+def test_damage_that_python_gets_over_is_an_error_all_the_same(component: Run, archive: Path) -> None:
     def damage(running: Running) -> None:
         assert running.wait_for("ready")
         with open(running.scratch.dir / archive.name, "r+b") as file:
@@ -295,7 +261,7 @@ def test_damage_that_python_gets_over_is_an_error_all_the_same(component: Run, a
             file.write(bytes(int.from_bytes(archive.read_bytes()[-16:-8], "little")))
         (running.scratch.dir / "go").touch()
 
-    outcome = component(source, user=True, during=damage)
+    outcome = component(READ_LATE, user=True, during=damage)
     assert outcome.status == "ERR", outcome.dump()
     scratch = outcome.out_path.parents[1]
     assert "the Python that was brought along could not be read" in outcome.report
@@ -356,25 +322,12 @@ def test_no_damage_gives_other_bytes(component: Run, archive: Path) -> None:
 
 
 def test_an_archive_that_is_cut_off_while_it_is_used(component: Run, archive: Path) -> None:
-    source = """
-        def f():
-            import os, sys, time
-            open("ready", "w").close()
-            while not os.path.exists("go"):
-                time.sleep(0.01)
-            try:
-                open(os.path.dirname(os.__file__) + "/turtle.py", "rb").read()
-            except OSError:
-                pass
-            return "a result"
-    """
-
     def cut(running: Running) -> None:
         assert running.wait_for("ready")
         os.truncate(running.scratch.dir / archive.name, 1 << 20)
         (running.scratch.dir / "go").touch()
 
-    outcome = component(source, during=cut)
+    outcome = component(READ_LATE, during=cut)
     assert outcome.status == "ERR", outcome.dump()
     assert f"cannot read `{outcome.out_path.parents[1]}/{archive.name}`" in outcome.report
 

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
-import stat
 import subprocess
 import sysconfig
 import uuid
@@ -16,6 +14,7 @@ from pathlib import Path
 import pytest
 from support.environment import binary, can_unshare, is_root
 from support.node_archives import MAIN, Node, build, copy_of_prefix
+from support.trees import DIGEST_OF, digest_of
 
 PLACEHOLDER = "/opt/placehold" + "_placehold" * 20
 MODULE = "answer = {!r}\n"
@@ -120,48 +119,19 @@ def test_bytecode_of_an_edited_module_is_not_used(conda: Conda, tmp_path: Path) 
             shutil.rmtree(base)
 
 
-def digest_of(root: Path) -> str:
-    digest = hashlib.sha256()
-    for directory, names, others in os.walk(root):
-        names.sort()
-        for name in sorted(names + others):
-            path = Path(directory, name)
-            status = path.lstat()
-            size, content = 0, b""
-            if stat.S_ISLNK(status.st_mode):
-                content = os.readlink(path).encode()
-            elif stat.S_ISREG(status.st_mode):
-                size, content = status.st_size, path.read_bytes()
-            assert not size or size == len(content)
-            line = (str(path.relative_to(root)), oct(status.st_mode), size)
-            digest.update(repr(line).encode() + hashlib.sha256(content).digest())
-    return digest.hexdigest()
-
-
-SEEN = """
-    def f():
-        import hashlib, os, stat, sys
-        import where
-        digest = hashlib.sha256()
-        for directory, names, others in os.walk(sys.prefix):
-            names.sort()
-            for name in sorted(names + others):
-                path = os.path.join(directory, name)
-                status = os.lstat(path)
-                size, content = 0, b""
-                if stat.S_ISLNK(status.st_mode):
-                    content = os.readlink(path).encode()
-                elif stat.S_ISREG(status.st_mode):
-                    size, content = status.st_size, open(path, "rb").read()
-                line = (os.path.relpath(path, sys.prefix), oct(status.st_mode), size)
-                digest.update(repr(line).encode() + hashlib.sha256(content).digest())
-        text = open(sys.prefix + "/etc/text.conf")
-        text.seek(7)
-        mounted = any("_htmap_python" in line for line in open("/proc/self/mountinfo"))
-        return dict(
-            digest=digest.hexdigest(), prefix=sys.prefix, answer=where.answer, mounted=mounted, part=text.read(20),
-            first=os.environ.get("FIRST"),
-        )
+SEEN = f"""
+{DIGEST_OF}
+def f():
+    import os, sys
+    import where
+    digest, _ = digest_of(sys.prefix, times=False)
+    text = open(sys.prefix + "/etc/text.conf")
+    text.seek(7)
+    mounted = any("_htmap_python" in line for line in open("/proc/self/mountinfo"))
+    return dict(
+        digest=digest, prefix=sys.prefix, answer=where.answer, mounted=mounted, part=text.read(20),
+        first=os.environ.get("FIRST"),
+    )
 """
 
 
@@ -177,7 +147,7 @@ def test_a_conda_environment_is_mounted_with_its_place_in_it(node: Node, conda: 
     # The scripts of `activate.d` see what Python sees.
     assert seen["first"] == f"home = {seen['prefix']}/share"
     # The very tree that would have been unpacked there.
-    assert seen["digest"] == digest_of(unpack(conda.archive, Path(seen["prefix"])))
+    assert seen["digest"] == digest_of(unpack(conda.archive, Path(seen["prefix"])), times=False)[0]
 
 
 SCRIPTS = {

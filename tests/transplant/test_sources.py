@@ -15,15 +15,12 @@ from typing import Any
 import pytest
 from support.bare import Bare
 from support.environment import Python, binary, can_unshare, is_root, pythons, system_python
+from support.node_archives import excluding
 
 PYTHONS = list(pythons().values())
 MAIN = pythons().get("3.11") or PYTHONS[-1]
 # What no test here imports.
-LEAN = [
-    word
-    for pattern in ("lib/python*/test", "lib/python*/config-*", "lib/python*/idlelib", "lib/*.a", "include", "share")
-    for word in ("--exclude", pattern)
-]
+LEAN = excluding(("lib/python*/test", "lib/python*/config-*", "lib/python*/idlelib", "lib/*.a", "include", "share"))
 
 pytestmark = pytest.mark.skipif(
     not is_root() or not can_unshare("--mount", "--pid", "--fork"),

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support import node_archives
 from support.environment import binary, system_python
-from support.node_archives import MAIN, PRUNED, copy_of_prefix
+from support.node_archives import MAIN, copy_of_prefix
 
 Pack = Callable[..., tuple[Path, str]]
 MINOR = f"python{MAIN.minor}"
@@ -23,15 +24,8 @@ def pack(tmp_path: Path) -> Pack:
     """The packed Python, unpacked, and what was said."""
 
     def run(python: Path, *options: object, **env: str) -> tuple[Path, str]:
-        words = [word for pattern in PRUNED for word in ("--exclude", pattern)]
-        words += ["--python", str(python), "--dir", str(tmp_path / "store"), "--level", "1", "--no-check"]
-        done = subprocess.run(
-            [binary(), "transplant", "build", *words, *map(str, options)],
-            env={"PATH": os.defpath, "XDG_CACHE_HOME": str(tmp_path / "cache"), "HOME": str(tmp_path), **env},
-            capture_output=True,
-            text=True,
-        )
-        assert done.returncode == 0, done.stderr
+        words = ["--level", "1", "--no-check", *options]
+        done = node_archives.pack(python, tmp_path / "store", *words, **{"HOME": str(tmp_path), **env})
         words = [binary(), "transplant", "unpack", done.stdout.strip(), tmp_path / "tree"]
         unpacked = subprocess.run(list(map(str, words)), check=True, capture_output=True, text=True)
         return Path(unpacked.stdout.strip()), done.stderr

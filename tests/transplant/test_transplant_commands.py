@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 from support.environment import binary, cloudpickle_package
-from support.node_archives import MAIN, PRUNED, encoded, with_manifest
+from support.node_archives import MAIN, PRUNED, encoded, excluding, with_manifest
 
 DAY = 24 * 60 * 60
 Archives = tuple[Path, Path]
@@ -54,9 +54,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Archives:
         (site / f"{name}-{version}.dist-info/METADATA").write_text(f"Name: {name}\nVersion: {version}\n")
 
     def build() -> Path:
-        words = [
-            word for pattern in (*PRUNED, "lib/python*/site-packages/[!cgolnmbw]*") for word in ("--exclude", pattern)
-        ]
+        words = excluding((*PRUNED, "lib/python*/site-packages/[!cgolnmbw]*"))
         python = root / "venv/bin/python"
         out = run(
             "build", "--python", python, "--dir", root / "transplants", "--no-check", *words, XDG_CACHE_HOME=str(root)

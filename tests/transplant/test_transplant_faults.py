@@ -14,10 +14,10 @@ from pathlib import Path
 import pytest
 from support.environment import binary, is_root, pythons
 from support.moments import comes_to
-from support.node_archives import PRUNED
+from support.node_archives import PRUNED, excluding
 
 MAIN = pythons().get("3.11") or list(pythons().values())[-1]
-SMALL = [word for pattern in (*PRUNED, "lib/lib*") for word in ("--exclude", pattern)] + ["--no-check"]
+SMALL = [*excluding((*PRUNED, "lib/lib*")), "--no-check"]
 
 needs_root = pytest.mark.skipif(not is_root(), reason="only root may mount file systems and become another user")
 

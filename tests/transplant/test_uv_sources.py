@@ -20,14 +20,11 @@ from typing import Any
 import pytest
 from support.bare import Bare
 from support.environment import binary, can_unshare, is_root, pythons
+from support.node_archives import excluding
 
 MAIN = pythons().get("3.11") or list(pythons().values())[-1]
 # What no test here imports.
-LEAN = [
-    word
-    for pattern in ("lib/python*/test", "lib/python*/config-*", "lib/python*/idlelib", "lib/*.a", "include", "share")
-    for word in ("--exclude", pattern)
-]
+LEAN = excluding(("lib/python*/test", "lib/python*/config-*", "lib/python*/idlelib", "lib/*.a", "include", "share"))
 LINKS = ("copy", "hardlink", "symlink")
 
 pytestmark = pytest.mark.skipif(
