@@ -30,6 +30,8 @@ class Running:
 
     process: subprocess.Popen[bytes]
     scratch: Scratch
+    ends: float
+    """When the run's time is over, by the monotonic clock."""
 
     def signal(self, number: int) -> None:
         """To the runner only, as HTCondor does."""
@@ -50,11 +52,14 @@ class Running:
             time.sleep(0.005)
         raise ProcessLookupError("unshare has no child")
 
-    def wait_for(self, name: str, seconds: float = 30) -> bool:
-        """Until the function has made this file; false if the run ended first."""
+    def wait_for(self, name: str) -> bool:
+        """Until the function has made this file; false if the run, or its time, ended first.
+
+        It has no limit of its own: a busy disk needs a minute for 50,000 files, and a signal sent into that minute
+        tells of the disk only.
+        """
         path = self.scratch.dir / name
-        deadline = time.monotonic() + seconds
-        while time.monotonic() < deadline:
+        while time.monotonic() < self.ends:
             if path.exists():
                 return True
             if self.process.poll() is not None:
@@ -122,8 +127,8 @@ def _run(command: Sequence[str], scratch: Scratch, timeout: float, during: Durin
         )
     try:
         if during is not None:
-            during(Running(process, scratch))
-        process.wait(timeout - (time.monotonic() - start))
+            during(Running(process, scratch, start + timeout))
+        process.wait(max(0.0, timeout - (time.monotonic() - start)))
     except subprocess.TimeoutExpired:
         timed_out = True
     finally:
