@@ -114,7 +114,7 @@ impl Tree {
             .iter()
             .map(|&child| (nodes::number(child), nodes::name(&self.archive, child)));
         let names = dots.into_iter().skip(offset).chain(names);
-        for (at, (number, name)) in ((offset as u64).saturating_add(1)..).zip(names) {
+        for ((number, name), at) in names.zip((offset as u64).saturating_add(1)..) {
             if add(number, at, name) {
                 break;
             }
