@@ -3,7 +3,8 @@
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
-use htmap_exec_transplant::{Entry, Kind};
+use htmap_exec_transplant::fuzzing::{Made, edits_of};
+use htmap_exec_transplant::{Entry, Field, Kind};
 use libfuzzer_sys::arbitrary::{self, Arbitrary};
 
 /// Of this process alone. It goes when the next run begins, or with the machine.
@@ -32,6 +33,11 @@ pub enum Name {
     A,
     B,
     C,
+    Lib,
+    Edits,
+    Python,
+    Packages,
+    Bytecode,
     Up,
     Here,
     Empty,
@@ -49,6 +55,16 @@ pub enum What {
         size: u16,
         frame: u8,
         offset: u16,
+    },
+    /// All of a frame.
+    Whole {
+        frame: u8,
+    },
+    /// From the beginning of a frame, so many chunks of 256 KiB and bytes.
+    Long {
+        frame: u8,
+        chunks: u8,
+        more: u16,
     },
     Claim {
         size: u64,
@@ -71,6 +87,11 @@ fn bytes(name: &Name) -> &[u8] {
         Name::A => b"a",
         Name::B => b"b",
         Name::C => b"c",
+        Name::Lib => b"lib",
+        Name::Edits => b"htmap-exec-edits.json",
+        Name::Python => b"python3.11",
+        Name::Packages => b"site-packages",
+        Name::Bytecode => b"c.pyc",
         Name::Up => b"..",
         Name::Here => b".",
         Name::Empty => b"",
@@ -78,9 +99,106 @@ fn bytes(name: &Name) -> &[u8] {
     }
 }
 
+/// The content of a frame.
+#[derive(Debug, Arbitrary)]
+pub enum Frame {
+    Bytes(Vec<u8>),
+    /// A byte that comes over and over, and some others.
+    Long {
+        byte: u8,
+        chunks: u8,
+        more: u16,
+        others: Vec<(u32, u8)>,
+    },
+    /// A list of edits: paths, places and lengths.
+    Edits {
+        texts: Vec<(Names, Vec<(u16, u8)>)>,
+        fields: Vec<(Names, u16, u8, Vec<String>)>,
+    },
+}
+
+/// A path that a list names.
+pub type Names = Vec<Name>;
+
+const CHUNK: usize = 256 << 10;
+
+fn joined(names: &[Name]) -> Vec<u8> {
+    names.iter().map(bytes).collect::<Vec<_>>().join(&b'/')
+}
+
+fn path(names: &[Name]) -> String {
+    String::from_utf8_lossy(&joined(names)).into_owned()
+}
+
+impl Frame {
+    fn content(&self) -> Vec<u8> {
+        match self {
+            Self::Bytes(bytes) => bytes.clone(),
+            Self::Long {
+                byte,
+                chunks,
+                more,
+                others,
+            } => {
+                let length = usize::from(chunks % 4) * CHUNK + usize::from(*more);
+                let mut content = vec![*byte; length];
+                for (at, other) in others {
+                    if let Some(place) = content.get_mut(*at as usize) {
+                        *place = *other;
+                    }
+                }
+                content
+            }
+            Self::Edits { texts, fields } => {
+                let places = |places: &[(u16, u8)]| {
+                    let places = places.iter();
+                    places
+                        .map(|(at, length)| (u64::from(*at), u64::from(*length)))
+                        .collect()
+                };
+                let texts = texts.iter().map(|(names, at)| (path(names), places(at)));
+                let fields = fields.iter().map(|(names, offset, length, pieces)| Field {
+                    path: path(names),
+                    offset: u64::from(*offset),
+                    length: u64::from(*length),
+                    pieces: pieces.clone(),
+                });
+                edits_of(texts.collect(), fields.collect())
+            }
+        }
+    }
+}
+
+/// An archive.
+#[derive(Debug, Arbitrary)]
+pub struct Tree {
+    nodes: Vec<Node>,
+    frames: Vec<Frame>,
+    tidy: bool,
+    first: bool,
+    hot: u8,
+}
+
+impl Tree {
+    pub fn made(&self) -> Made {
+        // Some megabytes at most.
+        let frames: Vec<Vec<u8>> = self.frames.iter().take(16).map(Frame::content).collect();
+        let mut made = Made {
+            entries: entries(&self.nodes, &frames),
+            hot: usize::from(self.hot).min(frames.len()),
+            first: self.first,
+            frames,
+        };
+        if self.tidy {
+            made.tidy();
+        }
+        made
+    }
+}
+
 type At = Option<(usize, u64)>;
 
-pub fn entries(nodes: &[Node]) -> Vec<(Entry, At)> {
+pub fn entries(nodes: &[Node], frames: &[Vec<u8>]) -> Vec<(Entry, At)> {
     let mut made: Vec<(Entry, At)> = Vec::new();
     for node in nodes {
         let mut path = node
@@ -91,8 +209,7 @@ pub fn entries(nodes: &[Node]) -> Vec<(Entry, At)> {
         let (kind, at) = match &node.what {
             What::Directory => (Kind::Directory, None),
             What::Link { absolute, to } => {
-                let names: Vec<&[u8]> = to.iter().map(bytes).collect();
-                let mut target = names.join(&b'/');
+                let mut target = joined(to);
                 if *absolute {
                     target.insert(0, b'/');
                 }
@@ -106,6 +223,20 @@ pub fn entries(nodes: &[Node]) -> Vec<(Entry, At)> {
                 Kind::File(u64::from(*size)),
                 Some((usize::from(*frame), u64::from(*offset))),
             ),
+            What::Whole { frame } => {
+                let frame = usize::from(*frame) % frames.len().max(1);
+                let size = frames.get(frame).map_or(0, Vec::len);
+                (Kind::File(size as u64), Some((frame, 0)))
+            }
+            What::Long {
+                frame,
+                chunks,
+                more,
+            } => {
+                let size = usize::from(chunks % 8) * CHUNK + usize::from(*more);
+                let frame = usize::from(*frame) % frames.len().max(1);
+                (Kind::File(size as u64), Some((frame, 0)))
+            }
             What::Claim {
                 size,
                 frame,

@@ -17,6 +17,8 @@ use crate::parallel;
 
 /// More than any frame of ours has: what claims more is a bomb.
 const LARGEST_FRAME: u64 = 64 << 20;
+/// That of a thousand packages has a tenth of it. What it says takes forty times the room in memory.
+const LARGEST_MANIFEST: usize = 4 << 20;
 /// How large the files may be together, as a multiple of the frames: files that are the same are
 /// stored once.
 const MOST_COPIES: u64 = 16;
@@ -88,6 +90,12 @@ impl Index {
             path: path.to_path_buf(),
             reason: SENSELESS.to_owned(),
         })?;
+        if manifest.len() > LARGEST_MANIFEST {
+            return Err(Error::Hostile {
+                path: path.to_path_buf(),
+                reason: format!("its manifest has {} bytes", manifest.len()),
+            });
+        }
         Ok(Self {
             path: path.to_path_buf(),
             file,

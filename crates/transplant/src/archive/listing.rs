@@ -275,7 +275,7 @@ fn entries<'a>(
 }
 
 /// An index of format 1, which nobody writes any more.
-#[cfg(test)]
+#[cfg(any(test, feature = "fuzzing"))]
 pub(crate) fn encode_first(
     manifest: &[u8],
     entries: &[Entry],

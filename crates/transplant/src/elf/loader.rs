@@ -112,7 +112,7 @@ fn directories(path: &OsStr) -> Vec<PathBuf> {
 }
 
 /// The libraries of `ld.so.cache`; an older list may stand before the one that is read.
-fn listed(cache: &[u8]) -> HashMap<OsString, Vec<PathBuf>> {
+pub(crate) fn listed(cache: &[u8]) -> HashMap<OsString, Vec<PathBuf>> {
     let mut found: HashMap<OsString, Vec<PathBuf>> = HashMap::new();
     let begin = cache
         .windows(MAGIC.len())

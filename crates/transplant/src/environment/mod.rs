@@ -269,7 +269,16 @@ pub(crate) fn fuzz(directory: &Path, bytes: &[u8]) {
     fs::remove_file(&file).expect("removed");
 }
 
-#[cfg(test)]
+/// All that is packed of an environment, and what is said of it: by an interpreter that nobody starts.
+#[cfg(feature = "fuzzing")]
+pub(crate) fn fuzz_tree(prefix: &Path) -> Option<(Source, crate::Manifest)> {
+    let interpreter = tests::interpreter(prefix);
+    let source = look(&interpreter, &|_| false, &[]).ok()?;
+    let manifest = crate::describe(&interpreter, &source, Vec::new());
+    Some((source, manifest))
+}
+
+#[cfg(any(test, feature = "fuzzing"))]
 mod tests {
     use htmap_exec_interpreter::PythonVersion;
 

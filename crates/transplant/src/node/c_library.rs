@@ -69,7 +69,7 @@ impl CLibrary {
     }
 }
 
-fn release(library: &[u8]) -> Option<String> {
+pub(super) fn release(library: &[u8]) -> Option<String> {
     let at = library
         .windows(BANNER.len())
         .position(|window| window == BANNER)?;

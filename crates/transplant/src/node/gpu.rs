@@ -29,7 +29,7 @@ pub(super) fn driver(root: &Path) -> Option<String> {
     version(&fs::read_to_string(root.join(VERSION)).ok()?)
 }
 
-fn version(text: &str) -> Option<String> {
+pub(super) fn version(text: &str) -> Option<String> {
     let line = text.lines().find(|line| line.starts_with("NVRM"))?;
     let is_version =
         |word: &&str| word.contains('.') && word.split('.').all(|part| part.parse::<u32>().is_ok());

@@ -8,3 +8,16 @@ pub(crate) mod libraries;
 pub(crate) mod mount;
 pub(crate) mod requirements;
 pub(crate) mod unpack;
+
+/// Texts of a node that say what it is.
+#[cfg(feature = "fuzzing")]
+pub(crate) fn fuzz(bytes: &[u8]) {
+    if let Some(release) = c_library::release(bytes) {
+        assert!(
+            release
+                .bytes()
+                .all(|byte| byte.is_ascii_digit() || byte == b'.')
+        );
+    }
+    gpu::version(&String::from_utf8_lossy(bytes));
+}

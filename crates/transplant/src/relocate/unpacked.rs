@@ -3,7 +3,6 @@
 //! Its list of edits says what to change. Nothing in it is trusted.
 
 use std::fs;
-use std::io::ErrorKind;
 use std::os::unix::fs::{FileExt as _, PermissionsExt as _};
 use std::path::{Component, Path, PathBuf};
 use std::time::{Duration, SystemTime};
@@ -53,15 +52,11 @@ impl Unpacked {
 pub fn apply(root: &Path, new: &Path) -> Result<Vec<String>, Error> {
     let list_at = |path: &str| -> Result<Option<(PathBuf, Vec<u8>)>, Error> {
         let path = root.join(path);
-        match read(&path) {
-            Ok(bytes) => Ok(Some((path, bytes))),
-            Err(error)
-                if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) =>
-            {
-                Ok(None)
-            }
-            Err(error) => Err(Error::io("read", &path)(error)),
+        if !is_plain_file(&path) {
+            return Ok(None);
         }
+        let bytes = read(&path).map_err(Error::io("read", &path))?;
+        Ok(Some((path, bytes)))
     };
     let (found, is_first) = match list_at(EDITS)? {
         Some(found) => (Some(found), false),
@@ -120,6 +115,17 @@ pub fn apply(root: &Path, new: &Path) -> Result<Vec<String>, Error> {
         }
     }
     Ok(left)
+}
+
+/// Whether it is a file in a directory, neither of them a link: as it is looked for where an archive is
+/// mounted.
+fn is_plain_file(path: &Path) -> bool {
+    let is = |path: &Path, of_kind: fn(&fs::Metadata) -> bool| {
+        fs::symlink_metadata(path).is_ok_and(|metadata| of_kind(&metadata))
+    };
+    path.parent()
+        .is_some_and(|parent| is(parent, fs::Metadata::is_dir))
+        && is(path, fs::Metadata::is_file)
 }
 
 /// Changes a file, and nothing else about it.
@@ -241,6 +247,25 @@ mod tests {
             ..field("a", 10)
         };
         assert_eq!(many.bytes(&"x".repeat(1 << 20)), None);
+    }
+
+    /// Where it is mounted nothing looks for the list through links.
+    #[test]
+    fn a_list_behind_a_link_is_none() {
+        let edits = Edits {
+            old: "/old".to_owned(),
+            files: [("file".to_owned(), vec![Edit::Text { at: 0, length: 4 }])].into(),
+        };
+        let list = Path::new(EDITS).file_name().expect("a file");
+        for target in ["lib", "elsewhere"] {
+            let root = tempfile::tempdir().expect("a directory");
+            fs::create_dir(root.path().join("elsewhere")).expect("made");
+            fs::write(root.path().join("elsewhere").join(list), edits.encode()).expect("written");
+            fs::write(root.path().join("file"), "/old").expect("written");
+            std::os::unix::fs::symlink(target, root.path().join("lib")).expect("made");
+            apply(root.path(), Path::new("/new")).expect("nothing to do");
+            assert_eq!(fs::read(root.path().join("file")).expect("read"), b"/old");
+        }
     }
 
     /// Lists without offsets are read by today's rule for names.

@@ -1,5 +1,6 @@
 //! `transplant verify`, `unpack` and `remove`: what is done with archives that are there.
 
+use std::fs::File;
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 
@@ -9,7 +10,8 @@ use serde_json::json;
 
 use super::manifest;
 
-pub(super) fn verify(directory: &Path, archive: &Path, as_json: bool) -> anyhow::Result<()> {
+/// Damage of an index can make another tree of it, which nothing but its name tells.
+fn open(directory: &Path, archive: &Path) -> anyhow::Result<(Archive, File, PathBuf)> {
     let path = transplant::find(directory, archive)?;
     let (archive, file) = Archive::open(&path)?;
     if !transplant::is_named_by(&path, archive.digest) {
@@ -19,6 +21,11 @@ pub(super) fn verify(directory: &Path, archive: &Path, as_json: bool) -> anyhow:
             archive.digest
         );
     }
+    Ok((archive, file, path))
+}
+
+pub(super) fn verify(directory: &Path, archive: &Path, as_json: bool) -> anyhow::Result<()> {
+    let (archive, file, path) = open(directory, archive)?;
     transplant::verify(&archive, &file)?;
     let mut out = io::stdout().lock();
     if as_json {
@@ -37,8 +44,7 @@ pub(super) fn unpack(
     target: &Path,
     as_json: bool,
 ) -> anyhow::Result<()> {
-    let path = transplant::find(directory, archive)?;
-    let (archive, file) = Archive::open(&path)?;
+    let (archive, file, _) = open(directory, archive)?;
     let is_new = match std::fs::read_dir(target) {
         Ok(mut entries) => entries.next().is_none(),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
@@ -54,11 +60,12 @@ pub(super) fn unpack(
     if !is_new {
         bail!("`{}` is not empty: name a new directory", target.display());
     }
-    transplant::unpack(&archive, &file, target)?;
     let place = target
         .canonicalize()
         .with_context(|| format!("cannot find `{}`", target.display()))?;
-    let remarks = transplant::apply(target, &place)?;
+    let remarks = transplant::unpack(&archive, &file, target)
+        .and_then(|_| transplant::apply(target, &place))
+        .inspect_err(|_| empty(target))?;
     for left in &remarks {
         tracing::warn!("{left}");
     }
@@ -76,6 +83,13 @@ pub(super) fn unpack(
         writeln!(out, "{}", python.display())?;
     }
     Ok(())
+}
+
+/// What there is of a tree is of no use, and must not be taken for one. The directory may be the user's.
+fn empty(target: &Path) {
+    for entry in std::fs::read_dir(target).into_iter().flatten().flatten() {
+        transplant::remove(&entry.path()).ok();
+    }
 }
 
 pub(super) fn remove(directory: &Path, archives: &[PathBuf], as_json: bool) -> anyhow::Result<()> {

@@ -39,7 +39,7 @@ pub(super) fn start(ahead: Ahead) -> io::Result<()> {
 }
 
 /// Whoever asks for one of these frames meanwhile waits for it, or reads it in the place of this.
-fn read_hot(content: &Content, hot: &[usize]) {
+pub(super) fn read_hot(content: &Content, hot: &[usize]) {
     let frames = &content.frames;
     let packed: Vec<(u64, u64)> = hot.iter().map(|&index| frames.packed(index)).collect();
     // The disk reads all of it in a row, while the first one is decompressed.
@@ -176,7 +176,7 @@ impl Ahead {
     }
 
     /// The archive's hot list; where it has none, what every start reads.
-    fn hot(&self) -> Vec<usize> {
+    pub(super) fn hot(&self) -> Vec<usize> {
         let frames = match self.archive.hot() {
             0 => self.start_up(),
             hot => (0..hot.min(self.archive.frames.len())).collect(),
@@ -205,7 +205,7 @@ impl Ahead {
     }
 
     /// The frames of the package that an entry belongs to, the first time that it is asked for.
-    fn package_of(&mut self, entry: usize) -> Vec<usize> {
+    pub(super) fn package_of(&mut self, entry: usize) -> Vec<usize> {
         let mut frames = Vec::new();
         let mut number = nodes::number(entry);
         loop {

@@ -42,7 +42,7 @@ pub(super) struct Tree {
 }
 
 impl Tree {
-    fn attributes(&self, number: u64) -> Option<FileAttr> {
+    pub(super) fn attributes(&self, number: u64) -> Option<FileAttr> {
         let entry = match nodes::entry(number) {
             Some(index) => Some((index, self.archive.entries.get(index)?)),
             None => None,
@@ -78,8 +78,25 @@ impl Tree {
         })
     }
 
+    /// Of what has this name. Number 0 says that nothing has, and that this may be remembered.
+    pub(super) fn child(&self, parent: u64, name: &[u8]) -> Option<FileAttr> {
+        let found = self.nodes.find(&self.archive, parent, name);
+        let number = found.map_or(0, nodes::number);
+        let mut attributes = self.attributes(if number == 0 { nodes::ROOT } else { number })?;
+        attributes.ino = INodeNo(number);
+        Some(attributes)
+    }
+
+    /// Where a link leads to.
+    pub(super) fn target(&self, number: u64) -> Option<&[u8]> {
+        match &self.archive.entries.get(nodes::entry(number)?)?.kind {
+            Kind::Symlink(target) => Some(target),
+            _ => None,
+        }
+    }
+
     /// `.`, `..` and what lies in a directory, from the one at `offset` on, until `add` is full.
-    fn list(
+    pub(super) fn list(
         &self,
         directory: u64,
         offset: u64,
@@ -97,7 +114,7 @@ impl Tree {
             .iter()
             .map(|&child| (nodes::number(child), nodes::name(&self.archive, child)));
         let names = dots.into_iter().skip(offset).chain(names);
-        for (at, (number, name)) in ((offset as u64).saturating_add(1)..).zip(names) {
+        for ((number, name), at) in names.zip((offset as u64).saturating_add(1)..) {
             if add(number, at, name) {
                 break;
             }
@@ -127,14 +144,8 @@ impl Filesystem for Tree {
     }
 
     fn lookup(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        let found = self.nodes.find(&self.archive, parent.0, name.as_bytes());
-        let number = found.map_or(0, nodes::number);
-        match self.attributes(if number == 0 { nodes::ROOT } else { number }) {
-            // Number 0 says that there is no such name, and that this may be remembered.
-            Some(mut attributes) => {
-                attributes.ino = INodeNo(number);
-                reply.entry(&FOREVER, &attributes, Generation(0));
-            }
+        match self.child(parent.0, name.as_bytes()) {
+            Some(attributes) => reply.entry(&FOREVER, &attributes, Generation(0)),
             None => reply.error(Errno::ENOENT),
         }
     }
@@ -147,10 +158,9 @@ impl Filesystem for Tree {
     }
 
     fn readlink(&self, _: &Request, number: INodeNo, reply: ReplyData) {
-        let entry = nodes::entry(number.0).and_then(|entry| self.archive.entries.get(entry));
-        match entry.map(|entry| &entry.kind) {
-            Some(Kind::Symlink(target)) => reply.data(target),
-            _ => reply.error(Errno::EINVAL),
+        match self.target(number.0) {
+            Some(target) => reply.data(target),
+            None => reply.error(Errno::EINVAL),
         }
     }
 

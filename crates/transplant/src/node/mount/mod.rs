@@ -8,6 +8,8 @@ mod content;
 mod edited;
 mod filesystem;
 mod frames;
+#[cfg(feature = "fuzzing")]
+pub(crate) mod fuzzing;
 mod namespace;
 mod nodes;
 
