@@ -6,6 +6,7 @@ use std::process::Command;
 
 use crate::environment::{Environment, Package};
 use crate::error::Error;
+use crate::project;
 use crate::recipe::{self, Format, Recipe};
 use crate::runtime;
 
@@ -54,24 +55,6 @@ const SINGULARITY: [(&str, &str, bool); 9] = [
     ("test", include_str!("../../../singularity.d/test"), true),
 ];
 
-/// What lies in a project's directory and is no part of it.
-const SKIPPED: [&str; 14] = [
-    ".git",
-    ".hg",
-    ".svn",
-    ".tox",
-    ".nox",
-    ".venv",
-    "venv",
-    "node_modules",
-    ".mypy_cache",
-    ".pytest_cache",
-    ".ruff_cache",
-    "__pycache__",
-    ".eggs",
-    "build",
-];
-
 /// Whether all that pip installs is put beside the recipe.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Wheels {
@@ -81,10 +64,11 @@ pub enum Wheels {
     Beside,
 }
 
-/// Writes recipe and files into a directory, which may hold an earlier recipe; returns the recipe's path.
+/// Writes recipe and files into a directory, which may hold an earlier recipe; returns the recipe's path. What turns out
+/// to stay behind is added to what the environment leaves out.
 pub fn write(
     directory: &Path,
-    environment: &Environment,
+    environment: &mut Environment,
     binary: &Path,
     format: Format,
     base: Option<String>,
@@ -103,14 +87,21 @@ pub fn write(
     }
     let mut requirements = String::new();
     let mut sources = Vec::new();
+    let mut left_behind = Vec::new();
     for package in &environment.packages {
         match package {
             Package::Requirement(line) => requirements.push_str(&format!("{line}\n")),
             Package::Local { name, path } => {
-                let inside = copy_source(name, path, &directory.join("sources"))?;
+                let inside = copy_source(name, path, directory, &mut left_behind)?;
                 sources.push(inside);
             }
         }
+    }
+    for link in left_behind {
+        environment.left_out.push(format!(
+            "what the link `{}` leads to: it is outside of the project, and no Python modules lie in it",
+            link.display()
+        ));
     }
     put(&directory.join("requirements.txt"), &requirements, false)?;
     if !environment.conda.is_empty() {
@@ -142,12 +133,7 @@ pub fn write(
 /// Removes an earlier recipe; anything else is somebody's.
 fn make_room(directory: &Path) -> Result<(), Error> {
     fs::create_dir_all(directory).map_err(Error::io("make", directory))?;
-    let is_ours = [Format::Dockerfile, Format::Apptainer]
-        .iter()
-        .any(|format| {
-            fs::read_to_string(directory.join(format.file()))
-                .is_ok_and(|text| text.starts_with("# Written by `htmap-exec image recipe`"))
-        });
+    let is_ours = project::is_recipe(directory);
     let mut entries = fs::read_dir(directory).map_err(Error::io("read", directory))?;
     if entries.next().is_some() && !is_ours {
         return Err(Error::Occupied {
@@ -180,37 +166,22 @@ fn copy(from: &Path, to: &Path) -> Result<(), Error> {
 }
 
 /// A project directory, or one file; returns its place below `sources`.
-fn copy_source(name: &str, path: &Path, sources: &Path) -> Result<String, Error> {
+fn copy_source(
+    name: &str,
+    path: &Path,
+    context: &Path,
+    left_behind: &mut Vec<PathBuf>,
+) -> Result<String, Error> {
+    let sources = context.join("sources");
     if path.is_file() {
         // The name of a wheel says what it is for.
         let file = path.file_name().unwrap_or_default();
         let target = sources.join(name).join(file);
-        fs::create_dir_all(sources.join(name)).map_err(Error::io("make", sources))?;
+        fs::create_dir_all(sources.join(name)).map_err(Error::io("make", &sources))?;
         copy(path, &target)?;
         return Ok(format!("{name}/{}", file.to_string_lossy()));
     }
-    let target = sources.join(name);
-    let walk = walkdir::WalkDir::new(path)
-        .into_iter()
-        .filter_entry(|entry| {
-            let name = entry.file_name().to_string_lossy();
-            entry.depth() == 0
-                || !SKIPPED.contains(&name.as_ref()) && !entry.path().join("pyvenv.cfg").is_file()
-        });
-    for entry in walk {
-        let entry = entry.map_err(|error| Error::Io {
-            action: "read",
-            path: path.to_path_buf(),
-            source: error.into(),
-        })?;
-        let below = entry.path().strip_prefix(path).unwrap_or(entry.path());
-        let to = target.join(below);
-        if entry.file_type().is_dir() {
-            fs::create_dir_all(&to).map_err(Error::io("make", &to))?;
-        } else if entry.path().is_file() {
-            copy(entry.path(), &to)?;
-        }
-    }
+    left_behind.extend(project::copy(path, &sources.join(name), context)?);
     Ok(name.to_owned())
 }
 

@@ -2,6 +2,9 @@
 
 use crate::environment::Environment;
 
+/// How every recipe begins: it is known by that.
+pub(crate) const FIRST_WORDS: &str = "# Written by `htmap-exec image recipe`";
+
 /// Where sources and requirements lie, while the image is built.
 const WORK: &str = "/opt/htmap-exec";
 
@@ -62,7 +65,7 @@ impl Recipe<'_> {
     fn header(&self) -> String {
         let python = &self.environment.python;
         let mut text = format!(
-            "# Written by `htmap-exec image recipe` from {} ({} {}, {}).\n",
+            "{FIRST_WORDS} from {} ({} {}, {}).\n",
             python.executable.display(),
             python.implementation,
             python.full_version,

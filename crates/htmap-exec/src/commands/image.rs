@@ -55,7 +55,7 @@ fn recipe(options: &ImageRecipe) -> anyhow::Result<ExitCode> {
     };
     let path = write(
         &options.output,
-        &environment,
+        &mut environment,
         &binary,
         format,
         options.base.clone(),
