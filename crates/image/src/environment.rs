@@ -6,22 +6,22 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use htmap_exec_interpreter::{Distribution, Distributions, Interpreter, Source};
+use htmap_exec_interpreter::{Distribution, Distributions, Interpreter, PythonVersion, Source};
 use serde::Deserialize;
 
 use crate::error::Error;
 use crate::libraries;
 
 /// Only the submit side needs them, and pip is there already.
-const NOT_NEEDED: [&str; 7] = [
-    "htcondor",
-    "htmap",
-    "htmap-exec",
-    "pip",
-    "setuptools",
-    "wheel",
-    "distribute",
-];
+const NOT_NEEDED: [&str; 4] = ["htcondor", "htmap", "htmap-exec", "pip"];
+
+/// What images of Pythons before 3.12 have, too, and later ones have not: their `venv` installs it no more either.
+/// <https://github.com/docker-library/python/pull/954>
+const ONCE_BUNDLED: [&str; 3] = ["setuptools", "wheel", "distribute"];
+const NO_LONGER_BUNDLED: PythonVersion = PythonVersion {
+    major: 3,
+    minor: 12,
+};
 
 /// Something for pip to install.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -103,7 +103,9 @@ impl Environment {
 
     fn add(&mut self, found: &Distribution, conda: bool) {
         let name = found.canonical_name();
+        let is_bundled = self.python.version < NO_LONGER_BUNDLED;
         if NOT_NEEDED.contains(&name.as_str())
+            || is_bundled && ONCE_BUNDLED.contains(&name.as_str())
             || conda && found.installer.as_deref() == Some("conda")
         {
             return;
@@ -236,8 +238,6 @@ fn conda_packages(prefix: &Path) -> Result<Vec<String>, Error> {
 
 #[cfg(test)]
 mod tests {
-    use htmap_exec_interpreter::PythonVersion;
-
     use super::*;
 
     fn python(site: &Path) -> Interpreter {
