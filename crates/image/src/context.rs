@@ -7,8 +7,9 @@ use std::process::Command;
 use crate::environment::{Environment, Package};
 use crate::error::Error;
 use crate::project;
-use crate::recipe::{self, Format, Recipe};
+use crate::recipe::{self, Copied, Format, Recipe};
 use crate::runtime;
+use crate::versions;
 
 /// What lies in `/.singularity.d`: the files of the checkout, in the binary.
 const SINGULARITY: [(&str, &str, bool); 9] = [
@@ -88,12 +89,33 @@ pub fn write(
     let mut requirements = String::new();
     let mut sources = Vec::new();
     let mut left_behind = Vec::new();
+    let mut deaf = Vec::new();
     for package in &environment.packages {
         match package {
             Package::Requirement(line) => requirements.push_str(&format!("{line}\n")),
-            Package::Local { name, path } => {
-                let inside = copy_source(name, path, directory, &mut left_behind)?;
-                sources.push(inside);
+            Package::Local {
+                name,
+                version,
+                path,
+            } => {
+                let place = copy_source(name, path, directory, &mut left_behind)?;
+                let told = versions::told(path, name, version);
+                if let Some(text) = &told.metadata {
+                    let file = directory.join("sources").join(&place).join("PKG-INFO");
+                    if !file.exists() {
+                        put(&file, text, false)?;
+                    }
+                }
+                if let Some(tool) = told.deaf {
+                    deaf.push(format!(
+                        "the history of {name}, from which {tool} takes its version: in the image it has another than \
+                         {version}"
+                    ));
+                }
+                sources.push(Copied {
+                    place,
+                    variables: told.variables,
+                });
             }
         }
     }
@@ -103,6 +125,7 @@ pub fn write(
             link.display()
         ));
     }
+    environment.left_out.extend(deaf);
     put(&directory.join("requirements.txt"), &requirements, false)?;
     if !environment.conda.is_empty() {
         let lock = format!("@EXPLICIT\n{}\n", environment.conda.join("\n"));
@@ -189,22 +212,30 @@ fn copy_source(
 fn collect_wheels(
     directory: &Path,
     environment: &Environment,
-    sources: &[String],
+    sources: &[Copied],
     complete: bool,
 ) -> Result<(), Error> {
-    let python = &environment.python.executable;
-    let mut command = Command::new(python);
-    command.args(["-m", "pip", "wheel", "--quiet", "--wheel-dir"]);
-    command.arg(directory.join("wheels"));
-    if complete {
-        command.arg("--no-deps");
-    }
+    let wheel = || {
+        let mut command = Command::new(&environment.python.executable);
+        command.args(["-m", "pip", "wheel", "--quiet", "--wheel-dir"]);
+        command.arg(directory.join("wheels"));
+        if complete {
+            command.arg("--no-deps");
+        }
+        command
+    };
+    let (alone, together): (Vec<_>, Vec<_>) = sources.iter().partition(|source| source.is_alone());
+    let path = |source: &Copied| directory.join("sources").join(&source.place);
+    let mut command = wheel();
     command.arg("-r").arg(directory.join("requirements.txt"));
-    command.args(
-        sources
-            .iter()
-            .map(|source| directory.join("sources").join(source)),
-    );
+    command.args(together.into_iter().map(path));
     runtime::finish(&mut command, "`pip wheel`")?;
+    for source in alone {
+        let mut command = wheel();
+        command
+            .envs(source.variables.iter().cloned())
+            .arg(path(source));
+        runtime::finish(&mut command, "`pip wheel`")?;
+    }
     Ok(())
 }

@@ -32,6 +32,8 @@ pub enum Package {
     Local {
         /// Its name on an index, if it were there.
         name: String,
+        /// What is installed of it.
+        version: String,
         /// Where it lies now.
         path: PathBuf,
     },
@@ -121,6 +123,7 @@ impl Environment {
         }
         let local = |path: &Path| Package::Local {
             name: name.clone(),
+            version: found.version.clone(),
             path: path.to_path_buf(),
         };
         let package = match &found.source {
@@ -305,6 +308,7 @@ mod tests {
                 Package::Requirement("cloned @ git+https://e.org/r.git@abc".into()),
                 Package::Local {
                     name: "mine".into(),
+                    version: "1.0".into(),
                     path: project
                 },
                 Package::Requirement("numpy==1.0".into()),

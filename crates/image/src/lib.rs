@@ -10,6 +10,7 @@ mod libraries;
 mod project;
 mod recipe;
 mod runtime;
+mod versions;
 
 pub use check::{Check, Finding, check};
 pub use context::{Wheels, write};

@@ -27,6 +27,22 @@ impl Format {
     }
 }
 
+/// A project or an archive that was copied.
+#[derive(Debug)]
+pub(crate) struct Copied {
+    /// Below `sources/`.
+    pub(crate) place: String,
+    /// What its build is told, and no other's.
+    pub(crate) variables: Vec<(String, String)>,
+}
+
+impl Copied {
+    /// Whether it needs a command of its own.
+    pub(crate) fn is_alone(&self) -> bool {
+        !self.variables.is_empty()
+    }
+}
+
 /// What the text depends on.
 #[derive(Debug)]
 pub(crate) struct Recipe<'a> {
@@ -36,8 +52,8 @@ pub(crate) struct Recipe<'a> {
     pub(crate) base: String,
     /// What goes in.
     pub(crate) environment: &'a Environment,
-    /// Below `sources/`: what pip installs from there.
-    pub(crate) sources: &'a [String],
+    /// What pip installs from beside the recipe.
+    pub(crate) sources: &'a [Copied],
     /// Whether wheels lie beside the recipe, so that no index is asked.
     pub(crate) wheels: bool,
     /// Whether the requirements name all that is needed: pip then takes nothing else.
@@ -98,22 +114,36 @@ impl Recipe<'_> {
             ));
             "/opt/env/bin/python"
         };
-        let mut words = vec![format!("{python} -m pip install --no-cache-dir")];
+        let mut install = format!("{python} -m pip install --no-cache-dir");
         if self.complete {
-            words.push("--no-deps".to_owned());
+            install.push_str(" --no-deps");
         }
         if self.wheels {
-            words.push(format!("--no-index --find-links {WORK}/wheels"));
+            install.push_str(&format!(" --no-index --find-links {WORK}/wheels"));
         }
-        words.push(format!("-r {WORK}/requirements.txt"));
-        if !self.wheels {
-            words.extend(
-                self.sources
-                    .iter()
-                    .map(|source| format!("{WORK}/sources/{source}")),
-            );
+        let (alone, together): (Vec<_>, Vec<_>) =
+            self.sources.iter().partition(|source| source.is_alone());
+        let mut first = format!("{install} -r {WORK}/requirements.txt");
+        if self.wheels {
+            steps.push(first);
+            return steps;
         }
-        steps.push(words.join(" "));
+        for source in together {
+            first.push_str(&format!(" {WORK}/sources/{}", source.place));
+        }
+        steps.push(first);
+        for source in alone {
+            let variables: Vec<String> = source
+                .variables
+                .iter()
+                .map(|(name, value)| format!("{name}={value}"))
+                .collect();
+            steps.push(format!(
+                "{} {install} {WORK}/sources/{}",
+                variables.join(" "),
+                source.place
+            ));
+        }
         steps
     }
 

@@ -4,7 +4,7 @@
 
 mod distributions;
 mod probe;
-mod regular;
+pub mod regular;
 mod search;
 mod version;
 
