@@ -102,3 +102,26 @@ def test_a_version_that_nobody_can_be_told(live: Live, tmp_path: Path) -> None:
     project = write_project(tmp_path / "project", {"setup.py": "import versioneer\n"})
     live.install_editable("mine", VERSION, project)
     assert "from which versioneer takes its version" in live.recipe(tmp_path / "context").stderr
+
+
+def test_versions_of_torch_come_from_torchs_index(live: Live, tmp_path: Path) -> None:
+    for name, version in (("six", "1.17.0"), ("torch", "2.1.0+cu118"), ("torchvision", "0.16.0+cu118")):
+        live.install(name, version, tag="cp311-cp311-linux_x86_64" if name != "six" else "py3-none-any")
+    recipe = live.recipe(tmp_path / "context")
+    assert recipe.requirements == [
+        "--extra-index-url https://download.pytorch.org/whl/cu118",
+        "six==1.17.0",
+        "torch==2.1.0+cu118",
+        "torchvision==0.16.0+cu118",
+    ]
+    assert "is a version that PyPI cannot have" not in recipe.stderr
+
+
+def test_other_local_versions_are_named(live: Live, tmp_path: Path) -> None:
+    live.install("jaxlib", "0.4.20+cuda12.cudnn89")
+    recipe = live.recipe(tmp_path / "context")
+    assert recipe.requirements == ["jaxlib==0.4.20+cuda12.cudnn89"]
+    assert "note: jaxlib 0.4.20+cuda12.cudnn89 is a version that PyPI cannot have (+): add `--extra-index-url`" in (
+        recipe.stderr
+    )
+    assert "# - jaxlib 0.4.20+cuda12.cudnn89" in recipe.text

@@ -108,8 +108,8 @@ pub fn write(
                 }
                 if let Some(tool) = told.deaf {
                     deaf.push(format!(
-                        "the history of {name}, from which {tool} takes its version: in the image it has another than \
-                         {version}"
+                        "the history of {name} is left out, from which {tool} takes its version: in the image it has \
+                         another than {version}"
                     ));
                 }
                 sources.push(Copied {
@@ -120,20 +120,29 @@ pub fn write(
         }
     }
     for link in left_behind {
-        environment.left_out.push(format!(
-            "what the link `{}` leads to: it is outside of the project, and no Python modules lie in it",
+        environment.notes.push(format!(
+            "what the link `{}` leads to is left out: it is outside of the project, and no Python modules lie in it",
             link.display()
         ));
     }
-    environment.left_out.extend(deaf);
-    put(&directory.join("requirements.txt"), &requirements, false)?;
+    environment.notes.extend(deaf);
+    let indexes: String = environment
+        .indexes
+        .iter()
+        .map(|index| format!("--extra-index-url {index}\n"))
+        .collect();
+    put(
+        &directory.join("requirements.txt"),
+        &format!("{indexes}{requirements}"),
+        false,
+    )?;
     if !environment.conda.is_empty() {
         let lock = format!("@EXPLICIT\n{}\n", environment.conda.join("\n"));
         put(&directory.join("conda.lock"), &lock, false)?;
     }
     if wheels == Wheels::Beside {
         collect_wheels(directory, environment, &sources, complete)?;
-        // The image installs sources by their names, from wheels as all else.
+        // The image installs sources by their names, from wheels as all else, and asks no index.
         for package in &environment.packages {
             if let Package::Local { name, .. } = package {
                 requirements.push_str(&format!("{name}\n"));

@@ -11,6 +11,7 @@ use serde::Deserialize;
 
 use crate::error::Error;
 use crate::libraries;
+use crate::local_versions;
 
 /// Only the submit side needs them, and pip is there already.
 const NOT_NEEDED: [&str; 4] = ["htcondor", "htmap", "htmap-exec", "pip"];
@@ -50,8 +51,12 @@ pub struct Environment {
     pub conda: Vec<String>,
     /// For apt.
     pub system: BTreeSet<String>,
-    /// What is left out, a sentence each.
+    /// Indexes that pip has to ask besides the usual one.
+    pub indexes: BTreeSet<String>,
+    /// What is left out although maps may need it, each in words that follow "left out:".
     pub left_out: Vec<String>,
+    /// What else is to be known, a sentence each.
+    pub notes: Vec<String>,
 }
 
 impl Environment {
@@ -62,13 +67,15 @@ impl Environment {
             packages: Vec::new(),
             conda: Vec::new(),
             system: BTreeSet::new(),
+            indexes: BTreeSet::new(),
             left_out: Vec::new(),
+            notes: Vec::new(),
         };
         if conda {
             environment.conda = conda_packages(&python.prefix)?;
         } else if python.base_prefix.join("conda-meta").is_dir() {
-            environment.left_out.push(
-                "what conda installed that is no Python package: `--conda` takes it along"
+            environment.notes.push(
+                "what conda installed that is no Python package is left out: `--conda` takes it along"
                     .to_owned(),
             );
         }
@@ -101,6 +108,10 @@ impl Environment {
             .map(|line| Package::Requirement(line.to_owned()))
             .collect();
         self.conda.clear();
+        self.indexes.clear();
+        // Of what is not taken along now.
+        self.left_out.clear();
+        self.notes.clear();
     }
 
     fn add(&mut self, found: &Distribution, conda: bool) {
@@ -113,8 +124,8 @@ impl Environment {
             return;
         }
         if is_debians(found) {
-            self.left_out.push(format!(
-                "{} {}: the operating system's own package, in `{}`",
+            self.notes.push(format!(
+                "{} {} is left out: the operating system's own package, in `{}`",
                 found.name,
                 found.version,
                 found.directory.display()
@@ -127,7 +138,7 @@ impl Environment {
             path: path.to_path_buf(),
         };
         let package = match &found.source {
-            None => Package::Requirement(format!("{}=={}", found.name, found.version)),
+            None => self.pinned(found),
             Some(Source::Editable(path)) if is_project(path) => local(path),
             Some(Source::Editable(path)) => {
                 self.left_out.push(format!(
@@ -157,6 +168,21 @@ impl Environment {
             },
         };
         self.packages.push(package);
+    }
+
+    fn pinned(&mut self, found: &Distribution) -> Package {
+        let (name, version) = (&found.name, &found.version);
+        match local_versions::index(&found.canonical_name(), version) {
+            Some(index) => {
+                self.indexes.insert(index);
+            }
+            None if local_versions::local_part(version).is_some() => self.notes.push(format!(
+                "{name} {version} is a version that PyPI cannot have (+): add `--extra-index-url` or `--find-links` with \
+                 the place that it came from to `requirements.txt`, or take the part from the + on away there"
+            )),
+            None => {}
+        }
+        Package::Requirement(format!("{name}=={version}"))
     }
 
     /// Modules from a PYTHONPATH or a `.pth` file belong to no distribution.

@@ -7,6 +7,7 @@ mod context;
 mod environment;
 mod error;
 mod libraries;
+mod local_versions;
 mod project;
 mod recipe;
 mod runtime;

@@ -87,10 +87,17 @@ impl Recipe<'_> {
             python.full_version,
             std::env::consts::ARCH,
         );
-        if !self.environment.left_out.is_empty() {
-            text.push_str("#\n# Left out:\n");
-            for sentence in &self.environment.left_out {
-                text.push_str(&format!("# - {sentence}\n"));
+        for (title, sentences) in [
+            ("Left out", &self.environment.left_out),
+            ("Notes", &self.environment.notes),
+        ] {
+            if sentences.is_empty() {
+                continue;
+            }
+            text.push_str(&format!("#\n# {title}:\n"));
+            for sentence in sentences {
+                // One that names a file may have any characters.
+                text.push_str(&format!("# - {}\n", sentence.replace('\n', " ")));
             }
         }
         text

@@ -38,9 +38,9 @@ fn recipe(options: &ImageRecipe) -> anyhow::Result<ExitCode> {
     }
     let binary = std::env::current_exe().context("cannot find the htmap-exec binary")?;
     if needs_loader(&binary) {
-        environment.left_out.push(
-            "a static htmap-exec: the one that wrote this needs this machine's C library, and an image with an older one \
-             cannot start it"
+        environment.notes.push(
+            "the htmap-exec that wrote this is not static: it needs this machine's C library, and an image with an older \
+             one cannot start it"
                 .to_owned(),
         );
     }
@@ -63,6 +63,9 @@ fn recipe(options: &ImageRecipe) -> anyhow::Result<ExitCode> {
         options.requirements.is_none(),
     )?;
     let mut err = io::stderr().lock();
+    for sentence in &environment.notes {
+        writeln!(err, "note: {sentence}")?;
+    }
     for sentence in &environment.left_out {
         writeln!(err, "left out: {sentence}")?;
     }
