@@ -15,7 +15,8 @@ from support.environment import binary
 class Live:
     def __init__(self, python: Path) -> None:
         self.python = python
-        [self.site] = python.parent.parent.glob("lib/python3.*/site-packages")
+        self.prefix = python.parent.parent
+        [self.site] = self.prefix.glob("lib/python3.*/site-packages")
 
     def clear(self) -> None:
         for path in self.site.iterdir():

@@ -3,13 +3,13 @@
 //! Installed metadata is all that is read: a requirements file would say what was asked for, not what is there.
 
 use std::collections::BTreeSet;
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use htmap_exec_interpreter::{Distribution, Distributions, Interpreter, PythonVersion, Source};
-use serde::Deserialize;
 
+use crate::conda::{self, Owned, is_builders};
 use crate::error::Error;
+use crate::installed::Installed;
 use crate::libraries;
 use crate::local_versions;
 
@@ -72,22 +72,32 @@ impl Environment {
             notes: Vec::new(),
         };
         if conda {
-            environment.conda = conda_packages(&python.prefix)?;
+            environment.conda = conda::lock(&python.prefix)?;
         } else if python.base_prefix.join("conda-meta").is_dir() {
             environment.notes.push(
                 "what conda installed that is no Python package is left out: `--conda` takes it along"
                     .to_owned(),
             );
         }
+        let owned = Owned::read(&[&python.prefix, &python.base_prefix]);
+        let mut installed = Installed::default();
         let mut directories = Vec::new();
-        for found in Distributions::new().installed(&python.sys_path) {
-            environment.add(&found, conda);
+        for mut found in Distributions::new().installed(&python.sys_path) {
+            let is_conda = owned.is_conda(&found, installed.metadata(&found).as_deref());
+            if is_conda || found.source.as_ref().is_some_and(is_builders) {
+                // Its address is one of the machine that built it.
+                found.source = None;
+            }
+            if !(is_conda && conda) {
+                environment.add(&found);
+            }
             if !directories.contains(&found.directory) && !is_debians(&found) {
                 directories.push(found.directory);
             }
         }
         environment.note_other_directories(&directories);
-        let missing = libraries::missing(&directories);
+        // What conda brought, pip brings as wheels, with what they need.
+        let missing = libraries::missing(&directories, |file| owned.has(file));
         if !conda {
             environment.system.extend(missing.packages);
             for (library, file) in missing.unknown {
@@ -114,12 +124,11 @@ impl Environment {
         self.notes.clear();
     }
 
-    fn add(&mut self, found: &Distribution, conda: bool) {
+    fn add(&mut self, found: &Distribution) {
         let name = found.canonical_name();
         let is_bundled = self.python.version < NO_LONGER_BUNDLED;
         if NOT_NEEDED.contains(&name.as_str())
             || is_bundled && ONCE_BUNDLED.contains(&name.as_str())
-            || conda && found.installer.as_deref() == Some("conda")
         {
             return;
         }
@@ -159,9 +168,22 @@ impl Environment {
                     ));
                     return;
                 }
+                None if url.contains("+file://") => {
+                    self.left_out.push(format!(
+                        "{} {}: its repository `{url}` is on this machine alone",
+                        found.name, found.version
+                    ));
+                    return;
+                }
                 None => {
                     if url.starts_with("git+") {
                         self.system.insert("git".to_owned());
+                    }
+                    if url.starts_with("git+ssh:") {
+                        self.notes.push(format!(
+                            "{} comes from `{url}`: building the image needs ssh and a key for it",
+                            found.name
+                        ));
                     }
                     Package::Requirement(format!("{} @ {url}", found.name))
                 }
@@ -224,49 +246,10 @@ fn is_project(path: &Path) -> bool {
         .any(|name| path.join(name).is_file())
 }
 
-#[derive(Deserialize)]
-struct CondaPackage {
-    name: String,
-    version: String,
-    url: Option<String>,
-    md5: Option<String>,
-    sha256: Option<String>,
-}
-
-/// The lines of an explicit lock file, which conda installs without solving anything.
-fn conda_packages(prefix: &Path) -> Result<Vec<String>, Error> {
-    let directory = prefix.join("conda-meta");
-    let Ok(entries) = fs::read_dir(&directory) else {
-        return Err(Error::NotConda {
-            prefix: prefix.to_path_buf(),
-        });
-    };
-    let mut lines = Vec::new();
-    for entry in entries {
-        let path = entry.map_err(Error::io("read", &directory))?.path();
-        if path.extension().is_none_or(|extension| extension != "json") {
-            continue;
-        }
-        let text = fs::read(&path).map_err(Error::io("read", &path))?;
-        let Ok(package) = serde_json::from_slice::<CondaPackage>(&text) else {
-            continue;
-        };
-        lines.push(match (package.url, package.sha256, package.md5) {
-            (Some(url), Some(digest), _) => format!("{url}#sha256:{digest}"),
-            (Some(url), None, Some(digest)) => format!("{url}#{digest}"),
-            (Some(url), None, None) => url,
-            (None, ..) => format!(
-                "# {} {}: nobody knows where it is from",
-                package.name, package.version
-            ),
-        });
-    }
-    lines.sort();
-    Ok(lines)
-}
-
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     fn python(site: &Path) -> Interpreter {
@@ -343,26 +326,5 @@ mod tests {
         assert!(found.system.contains("git"));
         assert_eq!(found.left_out.len(), 1);
         assert!(found.left_out[0].starts_with("gone 1.0: `/no/such`"));
-    }
-
-    #[test]
-    fn conda_packages_with_their_digests() {
-        let directory = tempfile::tempdir().unwrap();
-        let prefix = directory.path();
-        assert!(matches!(
-            conda_packages(prefix),
-            Err(Error::NotConda { .. })
-        ));
-        fs::create_dir(prefix.join("conda-meta")).unwrap();
-        fs::write(
-            prefix.join("conda-meta/zlib-1.3-0.json"),
-            r#"{"name": "zlib", "version": "1.3", "url": "https://e.org/zlib-1.3-0.conda", "md5": "12"}"#,
-        )
-        .unwrap();
-        fs::write(prefix.join("conda-meta/history"), "").unwrap();
-        assert_eq!(
-            conda_packages(prefix).unwrap(),
-            ["https://e.org/zlib-1.3-0.conda#12"]
-        );
     }
 }

@@ -3,9 +3,11 @@
 //! Runs the tools that people have: docker, podman, buildah, apptainer, singularity.
 
 mod check;
+mod conda;
 mod context;
 mod environment;
 mod error;
+mod installed;
 mod libraries;
 mod local_versions;
 mod project;

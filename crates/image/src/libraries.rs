@@ -95,8 +95,8 @@ pub(crate) struct Missing {
     pub(crate) unknown: BTreeMap<String, PathBuf>,
 }
 
-/// Reads every extension module and library below these directories.
-pub(crate) fn missing(directories: &[PathBuf]) -> Missing {
+/// Reads every extension module and library below these directories, but for those that the image has not.
+pub(crate) fn missing(directories: &[PathBuf], is_left_out: impl Fn(&Path) -> bool) -> Missing {
     let mut brought = BTreeSet::new();
     let mut needed: BTreeMap<String, PathBuf> = BTreeMap::new();
     for directory in directories {
@@ -105,7 +105,7 @@ pub(crate) fn missing(directories: &[PathBuf]) -> Missing {
             .filter_map(Result::ok)
         {
             let name = entry.file_name().to_string_lossy().into_owned();
-            if !entry.file_type().is_file() || !is_library(&name) {
+            if !entry.file_type().is_file() || !is_library(&name) || is_left_out(entry.path()) {
                 continue;
             }
             for library in needs(entry.path()) {
