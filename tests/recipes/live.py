@@ -38,7 +38,8 @@ class Live:
         lines = [f"Name: {name}", f"Version: {version}", *(f"Requires-Dist: {line}" for line in requires)]
         (info / "METADATA").write_text("Metadata-Version: 2.1\n" + "\n".join(lines) + "\n")
         (info / "INSTALLER").write_text(f"{installer}\n")
-        (info / "WHEEL").write_text(f"Wheel-Version: 1.0\nRoot-Is-Purelib: {tag.endswith('any')}\nTag: {tag}\n".lower())
+        pure = str(tag.endswith("any")).lower()
+        (info / "WHEEL").write_text(f"Wheel-Version: 1.0\nRoot-Is-Purelib: {pure}\nTag: {tag}\n")
         if url is not None:
             (info / "direct_url.json").write_text(json.dumps(url))
         return info

@@ -2,12 +2,14 @@
 //!
 //! Installed metadata is all that is read: a requirements file would say what was asked for, not what is there.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use htmap_exec_interpreter::{Distribution, Distributions, Interpreter, PythonVersion, Source};
 
+use crate::compiled;
 use crate::conda::{self, Owned, is_builders};
+use crate::debian;
 use crate::error::Error;
 use crate::installed::Installed;
 use crate::libraries;
@@ -51,6 +53,10 @@ pub struct Environment {
     pub conda: Vec<String>,
     /// For apt.
     pub system: BTreeSet<String>,
+    /// For apt as well, while pip compiles these.
+    pub compiled: BTreeSet<String>,
+    /// With what it does.
+    pub compilers: BTreeSet<String>,
     /// Indexes that pip has to ask besides the usual one.
     pub indexes: BTreeSet<String>,
     /// What is left out although maps may need it, each in words that follow "left out:".
@@ -67,6 +73,8 @@ impl Environment {
             packages: Vec::new(),
             conda: Vec::new(),
             system: BTreeSet::new(),
+            compiled: BTreeSet::new(),
+            compilers: BTreeSet::new(),
             indexes: BTreeSet::new(),
             left_out: Vec::new(),
             notes: Vec::new(),
@@ -82,31 +90,33 @@ impl Environment {
         let owned = Owned::read(&[&python.prefix, &python.base_prefix]);
         let mut installed = Installed::default();
         let mut directories = Vec::new();
+        let mut modules = Vec::new();
         for mut found in Distributions::new().installed(&python.sys_path) {
             let is_conda = owned.is_conda(&found, installed.metadata(&found).as_deref());
-            if is_conda || found.source.as_ref().is_some_and(is_builders) {
+            let is_others = is_conda || found.source.as_ref().is_some_and(is_builders);
+            if is_others {
                 // Its address is one of the machine that built it.
                 found.source = None;
             }
-            if !(is_conda && conda) {
-                environment.add(&found);
+            if !(is_conda && conda) && environment.add(&found) && !is_others {
+                modules.extend(environment.compile(&found, &mut installed));
             }
             if !directories.contains(&found.directory) && !is_debians(&found) {
                 directories.push(found.directory);
             }
         }
         environment.note_other_directories(&directories);
-        // What conda brought, pip brings as wheels, with what they need.
-        let missing = libraries::missing(&directories, |file| owned.has(file));
         if !conda {
-            environment.system.extend(missing.packages);
-            for (library, file) in missing.unknown {
-                environment.left_out.push(format!(
-                    "the library `{library}`, which `{}` needs: no Debian package of it is known here",
-                    file.display()
-                ));
-            }
+            // What conda brought, pip brings as wheels, with what they need.
+            let mut files: Vec<PathBuf> = directories
+                .iter()
+                .flat_map(|directory| libraries::below(directory))
+                .filter(|file| !owned.has(file))
+                .collect();
+            files.extend(modules.iter().cloned());
+            environment.require_libraries(&libraries::needed(&files));
         }
+        environment.require_headers(&libraries::linked(&modules));
         Ok(environment)
     }
 
@@ -119,18 +129,82 @@ impl Environment {
             .collect();
         self.conda.clear();
         self.indexes.clear();
+        self.compiled.clear();
+        self.compilers.clear();
         // Of what is not taken along now.
         self.left_out.clear();
         self.notes.clear();
     }
 
-    fn add(&mut self, found: &Distribution) {
+    /// Takes note of what pip compiles for it; returns what came of that here.
+    fn compile(&mut self, found: &Distribution, installed: &mut Installed) -> Vec<PathBuf> {
+        let tags = installed.tags(found);
+        let is_wheel = |url: &str| {
+            url.split('#')
+                .next()
+                .is_some_and(|url| url.ends_with(".whl"))
+        };
+        let local = found.source.as_ref().and_then(Source::local_path);
+        let compiled = match &found.source {
+            Some(Source::Url(url)) if is_wheel(url) => return Vec::new(),
+            // From an index, as sources: it has no wheel for this Python.
+            None if !compiled::is_built_here(&tags) => return Vec::new(),
+            // Other indexes do not follow the rules for wheels of PyPI's.
+            None if local_versions::local_part(&found.version).is_some() => return Vec::new(),
+            _ => match local {
+                Some(project) if project.is_dir() => compiled::by_project(&project, &tags),
+                _ => compiled::by_tags(&tags),
+            },
+        };
+        if compiled.tools.is_empty() {
+            return Vec::new();
+        }
+        self.compiled.insert(found.canonical_name());
+        self.compilers
+            .extend(compiled.tools.iter().map(|&tool| tool.to_owned()));
+        let mut modules = compiled.modules;
+        modules.extend(installed.libraries(found));
+        modules
+    }
+
+    fn require_libraries(&mut self, needed: &BTreeMap<String, PathBuf>) {
+        let mut packages = debian::packages(needed.keys());
+        for (library, file) in needed {
+            match packages.remove(library) {
+                Some(package) => {
+                    self.system.insert(package);
+                }
+                None => self.left_out.push(format!(
+                    "the library `{library}`, which `{}` needs: no Debian package of it is known here",
+                    file.display()
+                )),
+            }
+        }
+    }
+
+    fn require_headers(&mut self, linked: &BTreeSet<String>) {
+        let packages = debian::packages(linked.iter());
+        for library in linked {
+            match packages.get(library) {
+                Some(package) => {
+                    self.compilers.insert(package.clone());
+                }
+                None => self.notes.push(format!(
+                    "what is compiled in the image is linked with `{library}`, and no Debian package for that is known \
+                     here: add it to those that are there while pip compiles"
+                )),
+            }
+        }
+    }
+
+    /// Whether it goes along.
+    fn add(&mut self, found: &Distribution) -> bool {
         let name = found.canonical_name();
         let is_bundled = self.python.version < NO_LONGER_BUNDLED;
         if NOT_NEEDED.contains(&name.as_str())
             || is_bundled && ONCE_BUNDLED.contains(&name.as_str())
         {
-            return;
+            return false;
         }
         if is_debians(found) {
             self.notes.push(format!(
@@ -139,7 +213,7 @@ impl Environment {
                 found.version,
                 found.directory.display()
             ));
-            return;
+            return false;
         }
         let local = |path: &Path| Package::Local {
             name: name.clone(),
@@ -155,7 +229,7 @@ impl Environment {
                     found.name,
                     path.display()
                 ));
-                return;
+                return false;
             }
             Some(source @ Source::Url(url)) => match source.local_path() {
                 Some(path) if path.exists() => local(&path),
@@ -166,14 +240,14 @@ impl Environment {
                         found.version,
                         path.display()
                     ));
-                    return;
+                    return false;
                 }
                 None if url.contains("+file://") => {
                     self.left_out.push(format!(
                         "{} {}: its repository `{url}` is on this machine alone",
                         found.name, found.version
                     ));
-                    return;
+                    return false;
                 }
                 None => {
                     if url.starts_with("git+") {
@@ -190,6 +264,7 @@ impl Environment {
             },
         };
         self.packages.push(package);
+        true
     }
 
     fn pinned(&mut self, found: &Distribution) -> Package {

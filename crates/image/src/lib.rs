@@ -3,8 +3,10 @@
 //! Runs the tools that people have: docker, podman, buildah, apptainer, singularity.
 
 mod check;
+mod compiled;
 mod conda;
 mod context;
+mod debian;
 mod environment;
 mod error;
 mod installed;

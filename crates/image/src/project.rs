@@ -1,4 +1,4 @@
-//! Copies a project's directory into the context: all that its build may read, and no more.
+//! A project's directory: copies all that its build may read into the context, and no more.
 //!
 //! A name alone says little, since a package may be called `build` or `venv`. So what is left behind is what cannot be
 //! imported (`.git`, caches), what says itself that it is an environment or a recipe of ours, and at the top what tools
@@ -8,10 +8,14 @@ use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Component, Path, PathBuf};
 
+use htmap_exec_interpreter::regular;
 use walkdir::{DirEntry, WalkDir};
 
 use crate::error::Error;
 use crate::recipe::Format;
+
+/// Of a file that says how a project is built.
+const LARGEST: u64 = 1 << 20;
 
 /// No names of packages: of version control, environments and caches.
 const NEVER_IMPORTED: [&str; 12] = [
@@ -114,6 +118,31 @@ fn is_wanted(entry: &DirEntry, in_project: bool) -> bool {
         && WRITTEN_AT_THE_TOP.contains(&name.as_ref())
         && !is_package(path);
     !is_written && !is_environment(path) && !is_recipe(path)
+}
+
+/// The files that would be copied, but for those behind links.
+pub(crate) fn files(project: &Path) -> impl Iterator<Item = PathBuf> {
+    WalkDir::new(project)
+        .into_iter()
+        .filter_entry(|entry| is_wanted(entry, true))
+        .filter_map(Result::ok)
+        .filter(|entry| entry.file_type().is_file())
+        .map(DirEntry::into_path)
+}
+
+/// What looks like a name in the files that say how it is built, with `-` for `_`; one in a comment, too.
+pub(crate) fn words(project: &Path) -> Vec<String> {
+    let is_apart =
+        |character: char| !character.is_alphanumeric() && !matches!(character, '.' | '-' | '_');
+    ["pyproject.toml", "setup.py", "setup.cfg"]
+        .iter()
+        .filter_map(|file| regular::read_text(&project.join(file), LARGEST).ok())
+        .flat_map(|text| {
+            text.split(is_apart)
+                .map(|word| word.replace('_', "-"))
+                .collect::<Vec<_>>()
+        })
+        .collect()
 }
 
 /// One with `__init__.py`, or of a namespace: setuptools writes a directory between `build` and what it builds.

@@ -87,6 +87,18 @@ impl Recipe<'_> {
             python.full_version,
             std::env::consts::ARCH,
         );
+        if !self.environment.compiled.is_empty() && !self.wheels {
+            let names: Vec<&str> = self
+                .environment
+                .compiled
+                .iter()
+                .map(String::as_str)
+                .collect();
+            text.push_str(&format!(
+                "#\n# Compiled while the image is built: {}\n",
+                names.join(", ")
+            ));
+        }
         for (title, sentences) in [
             ("Left out", &self.environment.left_out),
             ("Notes", &self.environment.notes),
@@ -114,6 +126,7 @@ impl Recipe<'_> {
             ));
         }
         let python = if self.environment.conda.is_empty() {
+            steps.push(self.right_python());
             "python3"
         } else {
             steps.push(format!(
@@ -121,6 +134,7 @@ impl Recipe<'_> {
             ));
             "/opt/env/bin/python"
         };
+        steps.push(with_pip(python));
         let mut install = format!("{python} -m pip install --no-cache-dir");
         if self.complete {
             install.push_str(" --no-deps");
@@ -128,30 +142,81 @@ impl Recipe<'_> {
         if self.wheels {
             install.push_str(&format!(" --no-index --find-links {WORK}/wheels"));
         }
-        let (alone, together): (Vec<_>, Vec<_>) =
-            self.sources.iter().partition(|source| source.is_alone());
+        let pip = self.pip(&install);
+        if self.wheels || self.environment.compilers.is_empty() {
+            steps.extend(pip);
+        } else {
+            steps.push(self.compiling(python, &pip));
+        }
+        steps
+    }
+
+    /// Ends the build where another image than the default one has another Python.
+    fn right_python(&self) -> String {
+        let version = self.environment.python.version;
+        format!(
+            "python3 -c 'import sys; sys.exit(sys.version_info[:2] != ({}, {}))' || {{ echo 'error: the maps are of Python \
+             {version}, and the base image has none of that version: choose another --base' >&2; exit 1; }}",
+            version.major, version.minor
+        )
+    }
+
+    /// What pip is told: all in one command, and by a command of its own what has variables of its own.
+    fn pip(&self, install: &str) -> Vec<String> {
         let mut first = format!("{install} -r {WORK}/requirements.txt");
         if self.wheels {
-            steps.push(first);
-            return steps;
+            return vec![first];
         }
+        let (alone, together): (Vec<_>, Vec<_>) =
+            self.sources.iter().partition(|source| source.is_alone());
         for source in together {
             first.push_str(&format!(" {WORK}/sources/{}", source.place));
         }
-        steps.push(first);
+        let mut commands = vec![first];
         for source in alone {
             let variables: Vec<String> = source
                 .variables
                 .iter()
                 .map(|(name, value)| format!("{name}={value}"))
                 .collect();
-            steps.push(format!(
+            commands.push(format!(
                 "{} {install} {WORK}/sources/{}",
                 variables.join(" "),
                 source.place
             ));
         }
-        steps
+        commands
+    }
+
+    /// One step, so that no layer keeps the compilers: what the image had before stays, and what is needed at run time.
+    fn compiling(&self, python: &str, pip: &[String]) -> String {
+        let tools: Vec<&str> = self
+            .environment
+            .compilers
+            .iter()
+            .map(String::as_str)
+            .collect();
+        let tools = tools.join(" ");
+        // Debian's Python has them apart.
+        let has_headers = format!(
+            "test -e $({python} -c 'import sysconfig; print(sysconfig.get_path(\"include\"))')/Python.h"
+        );
+        let mut commands = vec![
+            "apt-mark showmanual > /tmp/manual".to_owned(),
+            "apt-get update".to_owned(),
+            format!("apt-get install -y --no-install-recommends {tools}"),
+            format!(
+                "{{ {has_headers} || apt-get install -y --no-install-recommends python3-dev; }}"
+            ),
+        ];
+        commands.extend(pip.iter().cloned());
+        commands.extend([
+            format!("apt-mark auto {tools} > /dev/null"),
+            "xargs -r apt-mark manual < /tmp/manual > /dev/null".to_owned(),
+            "apt-get purge -y --auto-remove".to_owned(),
+            "rm -rf /tmp/manual /var/lib/apt/lists/*".to_owned(),
+        ]);
+        commands.join(" && ")
     }
 
     fn directories(&self) -> Vec<&'static str> {
@@ -181,7 +246,7 @@ impl Recipe<'_> {
             text.push_str(&format!("COPY {name} {WORK}/{name}\n"));
         }
         text.push_str(
-            "\n# For sites with an index of their own; not kept in the image.\nARG PIP_INDEX_URL\nARG PIP_TRUSTED_HOST\nARG PIP_ROOT_USER_ACTION=ignore\n",
+            "\n# For sites with an index of their own; not kept in the image.\nARG PIP_INDEX_URL\nARG PIP_TRUSTED_HOST\nARG PIP_ROOT_USER_ACTION=ignore\nARG PIP_BREAK_SYSTEM_PACKAGES=1\n",
         );
         for step in self.steps() {
             text.push_str(&format!("RUN {step}\n"));
@@ -214,7 +279,7 @@ impl Recipe<'_> {
             text.push_str(&format!("    {name} {WORK}/{name}\n"));
         }
         text.push_str(
-            "\n%post\n    export PIP_INDEX_URL={{ PIP_INDEX_URL }} PIP_ROOT_USER_ACTION=ignore\n",
+            "\n%post\n    export PIP_INDEX_URL={{ PIP_INDEX_URL }} PIP_ROOT_USER_ACTION=ignore PIP_BREAK_SYSTEM_PACKAGES=1\n",
         );
         for step in self.steps() {
             text.push_str(&format!("    {step}\n"));
@@ -231,4 +296,17 @@ impl Recipe<'_> {
         ));
         text
     }
+}
+
+/// Some images have a Python without pip; Debian's has no ensurepip either.
+fn with_pip(python: &str) -> String {
+    let mut ways = format!("{python} -m pip --version || {python} -m ensurepip");
+    if python == "python3" {
+        ways.push_str(
+            " || { apt-get update && apt-get install -y --no-install-recommends python3-pip && rm -rf /var/lib/apt/lists/*; }",
+        );
+    }
+    format!(
+        "{ways} || {{ echo 'error: the base image has no pip, and there is no way to it: choose another --base' >&2; exit 1; }}"
+    )
 }

@@ -2,10 +2,7 @@
 
 use std::path::Path;
 
-use htmap_exec_interpreter::regular;
-
-/// Of what a project says of its build.
-const LARGEST: u64 = 1 << 20;
+use crate::project;
 
 /// How a tool is told a version.
 #[derive(Debug, Clone, Copy)]
@@ -72,11 +69,13 @@ pub(crate) fn told(project: &Path, name: &str, version: &str) -> Told {
     if !version.bytes().all(is_plain) {
         return told;
     }
-    let words = words(project);
-    let Some((tool, way)) = TOOLS
-        .iter()
-        .find(|(tool, _)| words.iter().any(|word| word == tool))
-    else {
+    // A tool that is named in a comment alone reads no variable.
+    let words = project::words(project);
+    let Some((tool, way)) = TOOLS.iter().find(|(tool, _)| {
+        words
+            .iter()
+            .any(|word| word == tool || word.strip_prefix("tool.") == Some(tool))
+    }) else {
         return told;
     };
     match way {
@@ -97,26 +96,6 @@ pub(crate) fn told(project: &Path, name: &str, version: &str) -> Told {
         Way::None => told.deaf = Some(tool),
     }
     told
-}
-
-/// What looks like a name in the files that say how it is built. One in a comment does no harm: a tool that is not
-/// used reads no variable.
-fn words(project: &Path) -> Vec<String> {
-    let is_apart =
-        |character: char| !character.is_alphanumeric() && !matches!(character, '.' | '-' | '_');
-    ["pyproject.toml", "setup.py", "setup.cfg"]
-        .iter()
-        .filter_map(|file| regular::read_text(&project.join(file), LARGEST).ok())
-        .flat_map(|text| {
-            text.split(is_apart)
-                .map(|word| word.replace('_', "-"))
-                .map(|word| match word.strip_prefix("tool.") {
-                    Some(rest) if rest != "pdm.version" => rest.to_owned(),
-                    _ => word,
-                })
-                .collect::<Vec<_>>()
-        })
-        .collect()
 }
 
 #[cfg(test)]

@@ -69,12 +69,24 @@ fn recipe(options: &ImageRecipe) -> anyhow::Result<ExitCode> {
     for sentence in &environment.left_out {
         writeln!(err, "left out: {sentence}")?;
     }
+    let count = environment.packages.len() + environment.conda.len();
     writeln!(
         err,
-        "{} {}, {} packages\nhint: htmap-exec image build {}",
+        "{} {}, {count} package{}",
         interpreter.implementation,
         interpreter.full_version,
-        environment.packages.len() + environment.conda.len(),
+        if count == 1 { "" } else { "s" },
+    )?;
+    if !environment.left_out.is_empty() && !options.allow_missing {
+        bail!(
+            "`{}` lacks what is left out above, which maps may need\nhint: complete the recipe by hand, or accept it as it \
+             is by --allow-missing",
+            path.display()
+        );
+    }
+    writeln!(
+        err,
+        "hint: htmap-exec image build {}",
         options.output.display()
     )?;
     writeln!(io::stdout(), "{}", path.display())?;
