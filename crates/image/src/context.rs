@@ -126,11 +126,10 @@ pub fn write(
         ));
     }
     environment.notes.extend(deaf);
-    let indexes: String = environment
-        .indexes
-        .iter()
-        .map(|index| format!("--extra-index-url {index}\n"))
-        .collect();
+    let mut indexes = String::new();
+    for index in &environment.indexes {
+        indexes.push_str(&format!("--extra-index-url {index}\n"));
+    }
     put(
         &directory.join("requirements.txt"),
         &format!("{indexes}{requirements}"),

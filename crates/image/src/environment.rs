@@ -140,9 +140,8 @@ impl Environment {
     fn compile(&mut self, found: &Distribution, installed: &mut Installed) -> Vec<PathBuf> {
         let tags = installed.tags(found);
         let is_wheel = |url: &str| {
-            url.split('#')
-                .next()
-                .is_some_and(|url| url.ends_with(".whl"))
+            let path = Path::new(url.split('#').next().unwrap_or(url));
+            path.extension().is_some_and(|extension| extension == "whl")
         };
         let local = found.source.as_ref().and_then(Source::local_path);
         let compiled = match &found.source {
