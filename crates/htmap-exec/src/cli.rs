@@ -228,6 +228,10 @@ pub(crate) struct ImageRecipe {
     #[arg(long)]
     pub(crate) wheels: bool,
 
+    /// End with 0 also where something is left out that maps may need
+    #[arg(long)]
+    pub(crate) allow_missing: bool,
+
     /// A new directory, or that of an earlier recipe
     #[arg(long, short, value_name = "DIR", default_value = "htmap-exec-image")]
     pub(crate) output: PathBuf,

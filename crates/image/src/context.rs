@@ -6,8 +6,10 @@ use std::process::Command;
 
 use crate::environment::{Environment, Package};
 use crate::error::Error;
-use crate::recipe::{self, Format, Recipe};
+use crate::project;
+use crate::recipe::{self, Copied, Format, Recipe};
 use crate::runtime;
+use crate::versions;
 
 /// What lies in `/.singularity.d`: the files of the checkout, in the binary.
 const SINGULARITY: [(&str, &str, bool); 9] = [
@@ -54,24 +56,6 @@ const SINGULARITY: [(&str, &str, bool); 9] = [
     ("test", include_str!("../../../singularity.d/test"), true),
 ];
 
-/// What lies in a project's directory and is no part of it.
-const SKIPPED: [&str; 14] = [
-    ".git",
-    ".hg",
-    ".svn",
-    ".tox",
-    ".nox",
-    ".venv",
-    "venv",
-    "node_modules",
-    ".mypy_cache",
-    ".pytest_cache",
-    ".ruff_cache",
-    "__pycache__",
-    ".eggs",
-    "build",
-];
-
 /// Whether all that pip installs is put beside the recipe.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Wheels {
@@ -81,10 +65,11 @@ pub enum Wheels {
     Beside,
 }
 
-/// Writes recipe and files into a directory, which may hold an earlier recipe; returns the recipe's path.
+/// Writes recipe and files into a directory, which may hold an earlier recipe; returns the recipe's path. What turns out
+/// to stay behind is added to what the environment leaves out.
 pub fn write(
     directory: &Path,
-    environment: &Environment,
+    environment: &mut Environment,
     binary: &Path,
     format: Format,
     base: Option<String>,
@@ -103,23 +88,60 @@ pub fn write(
     }
     let mut requirements = String::new();
     let mut sources = Vec::new();
+    let mut left_behind = Vec::new();
+    let mut deaf = Vec::new();
     for package in &environment.packages {
         match package {
             Package::Requirement(line) => requirements.push_str(&format!("{line}\n")),
-            Package::Local { name, path } => {
-                let inside = copy_source(name, path, &directory.join("sources"))?;
-                sources.push(inside);
+            Package::Local {
+                name,
+                version,
+                path,
+            } => {
+                let place = copy_source(name, path, directory, &mut left_behind)?;
+                let told = versions::told(path, name, version);
+                if let Some(text) = &told.metadata {
+                    let file = directory.join("sources").join(&place).join("PKG-INFO");
+                    if !file.exists() {
+                        put(&file, text, false)?;
+                    }
+                }
+                if let Some(tool) = told.deaf {
+                    deaf.push(format!(
+                        "the history of {name} is left out, from which {tool} takes its version: in the image it has \
+                         another than {version}"
+                    ));
+                }
+                sources.push(Copied {
+                    place,
+                    variables: told.variables,
+                });
             }
         }
     }
-    put(&directory.join("requirements.txt"), &requirements, false)?;
+    for link in left_behind {
+        environment.notes.push(format!(
+            "what the link `{}` leads to is left out: it is outside of the project, and no Python modules lie in it",
+            link.display()
+        ));
+    }
+    environment.notes.extend(deaf);
+    let mut indexes = String::new();
+    for index in &environment.indexes {
+        indexes.push_str(&format!("--extra-index-url {index}\n"));
+    }
+    put(
+        &directory.join("requirements.txt"),
+        &format!("{indexes}{requirements}"),
+        false,
+    )?;
     if !environment.conda.is_empty() {
         let lock = format!("@EXPLICIT\n{}\n", environment.conda.join("\n"));
         put(&directory.join("conda.lock"), &lock, false)?;
     }
     if wheels == Wheels::Beside {
         collect_wheels(directory, environment, &sources, complete)?;
-        // The image installs sources by their names, from wheels as all else.
+        // The image installs sources by their names, from wheels as all else, and asks no index.
         for package in &environment.packages {
             if let Package::Local { name, .. } = package {
                 requirements.push_str(&format!("{name}\n"));
@@ -142,12 +164,7 @@ pub fn write(
 /// Removes an earlier recipe; anything else is somebody's.
 fn make_room(directory: &Path) -> Result<(), Error> {
     fs::create_dir_all(directory).map_err(Error::io("make", directory))?;
-    let is_ours = [Format::Dockerfile, Format::Apptainer]
-        .iter()
-        .any(|format| {
-            fs::read_to_string(directory.join(format.file()))
-                .is_ok_and(|text| text.starts_with("# Written by `htmap-exec image recipe`"))
-        });
+    let is_ours = project::is_recipe(directory);
     let mut entries = fs::read_dir(directory).map_err(Error::io("read", directory))?;
     if entries.next().is_some() && !is_ours {
         return Err(Error::Occupied {
@@ -180,37 +197,22 @@ fn copy(from: &Path, to: &Path) -> Result<(), Error> {
 }
 
 /// A project directory, or one file; returns its place below `sources`.
-fn copy_source(name: &str, path: &Path, sources: &Path) -> Result<String, Error> {
+fn copy_source(
+    name: &str,
+    path: &Path,
+    context: &Path,
+    left_behind: &mut Vec<PathBuf>,
+) -> Result<String, Error> {
+    let sources = context.join("sources");
     if path.is_file() {
         // The name of a wheel says what it is for.
         let file = path.file_name().unwrap_or_default();
         let target = sources.join(name).join(file);
-        fs::create_dir_all(sources.join(name)).map_err(Error::io("make", sources))?;
+        fs::create_dir_all(sources.join(name)).map_err(Error::io("make", &sources))?;
         copy(path, &target)?;
         return Ok(format!("{name}/{}", file.to_string_lossy()));
     }
-    let target = sources.join(name);
-    let walk = walkdir::WalkDir::new(path)
-        .into_iter()
-        .filter_entry(|entry| {
-            let name = entry.file_name().to_string_lossy();
-            entry.depth() == 0
-                || !SKIPPED.contains(&name.as_ref()) && !entry.path().join("pyvenv.cfg").is_file()
-        });
-    for entry in walk {
-        let entry = entry.map_err(|error| Error::Io {
-            action: "read",
-            path: path.to_path_buf(),
-            source: error.into(),
-        })?;
-        let below = entry.path().strip_prefix(path).unwrap_or(entry.path());
-        let to = target.join(below);
-        if entry.file_type().is_dir() {
-            fs::create_dir_all(&to).map_err(Error::io("make", &to))?;
-        } else if entry.path().is_file() {
-            copy(entry.path(), &to)?;
-        }
-    }
+    left_behind.extend(project::copy(path, &sources.join(name), context)?);
     Ok(name.to_owned())
 }
 
@@ -218,22 +220,30 @@ fn copy_source(name: &str, path: &Path, sources: &Path) -> Result<String, Error>
 fn collect_wheels(
     directory: &Path,
     environment: &Environment,
-    sources: &[String],
+    sources: &[Copied],
     complete: bool,
 ) -> Result<(), Error> {
-    let python = &environment.python.executable;
-    let mut command = Command::new(python);
-    command.args(["-m", "pip", "wheel", "--quiet", "--wheel-dir"]);
-    command.arg(directory.join("wheels"));
-    if complete {
-        command.arg("--no-deps");
-    }
+    let wheel = || {
+        let mut command = Command::new(&environment.python.executable);
+        command.args(["-m", "pip", "wheel", "--quiet", "--wheel-dir"]);
+        command.arg(directory.join("wheels"));
+        if complete {
+            command.arg("--no-deps");
+        }
+        command
+    };
+    let (alone, together): (Vec<_>, Vec<_>) = sources.iter().partition(|source| source.is_alone());
+    let path = |source: &Copied| directory.join("sources").join(&source.place);
+    let mut command = wheel();
     command.arg("-r").arg(directory.join("requirements.txt"));
-    command.args(
-        sources
-            .iter()
-            .map(|source| directory.join("sources").join(source)),
-    );
+    command.args(together.into_iter().map(path));
     runtime::finish(&mut command, "`pip wheel`")?;
+    for source in alone {
+        let mut command = wheel();
+        command
+            .envs(source.variables.iter().cloned())
+            .arg(path(source));
+        runtime::finish(&mut command, "`pip wheel`")?;
+    }
     Ok(())
 }

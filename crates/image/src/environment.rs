@@ -2,26 +2,29 @@
 //!
 //! Installed metadata is all that is read: a requirements file would say what was asked for, not what is there.
 
-use std::collections::BTreeSet;
-use std::fs;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-use htmap_exec_interpreter::{Distribution, Distributions, Interpreter, Source};
-use serde::Deserialize;
+use htmap_exec_interpreter::{Distribution, Distributions, Interpreter, PythonVersion, Source};
 
+use crate::compiled;
+use crate::conda::{self, Owned, is_builders};
+use crate::debian;
 use crate::error::Error;
+use crate::installed::Installed;
 use crate::libraries;
+use crate::local_versions;
 
 /// Only the submit side needs them, and pip is there already.
-const NOT_NEEDED: [&str; 7] = [
-    "htcondor",
-    "htmap",
-    "htmap-exec",
-    "pip",
-    "setuptools",
-    "wheel",
-    "distribute",
-];
+const NOT_NEEDED: [&str; 4] = ["htcondor", "htmap", "htmap-exec", "pip"];
+
+/// What images of Pythons before 3.12 have, too, and later ones have not: their `venv` installs it no more either.
+/// <https://github.com/docker-library/python/pull/954>
+const ONCE_BUNDLED: [&str; 3] = ["setuptools", "wheel", "distribute"];
+const NO_LONGER_BUNDLED: PythonVersion = PythonVersion {
+    major: 3,
+    minor: 12,
+};
 
 /// Something for pip to install.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,6 +35,8 @@ pub enum Package {
     Local {
         /// Its name on an index, if it were there.
         name: String,
+        /// What is installed of it.
+        version: String,
         /// Where it lies now.
         path: PathBuf,
     },
@@ -48,8 +53,16 @@ pub struct Environment {
     pub conda: Vec<String>,
     /// For apt.
     pub system: BTreeSet<String>,
-    /// What is left out, a sentence each.
+    /// For apt as well, while pip compiles these.
+    pub compiled: BTreeSet<String>,
+    /// With what it does.
+    pub compilers: BTreeSet<String>,
+    /// Indexes that pip has to ask besides the usual one.
+    pub indexes: BTreeSet<String>,
+    /// What is left out although maps may need it, each in words that follow "left out:".
     pub left_out: Vec<String>,
+    /// What else is to be known, a sentence each.
+    pub notes: Vec<String>,
 }
 
 impl Environment {
@@ -60,34 +73,50 @@ impl Environment {
             packages: Vec::new(),
             conda: Vec::new(),
             system: BTreeSet::new(),
+            compiled: BTreeSet::new(),
+            compilers: BTreeSet::new(),
+            indexes: BTreeSet::new(),
             left_out: Vec::new(),
+            notes: Vec::new(),
         };
         if conda {
-            environment.conda = conda_packages(&python.prefix)?;
+            environment.conda = conda::lock(&python.prefix)?;
         } else if python.base_prefix.join("conda-meta").is_dir() {
-            environment.left_out.push(
-                "what conda installed that is no Python package: `--conda` takes it along"
+            environment.notes.push(
+                "what conda installed that is no Python package is left out: `--conda` takes it along"
                     .to_owned(),
             );
         }
+        let owned = Owned::read(&[&python.prefix, &python.base_prefix]);
+        let mut installed = Installed::default();
         let mut directories = Vec::new();
-        for found in Distributions::new().installed(&python.sys_path) {
-            environment.add(&found, conda);
+        let mut modules = Vec::new();
+        for mut found in Distributions::new().installed(&python.sys_path) {
+            let is_conda = owned.is_conda(&found, installed.metadata(&found).as_deref());
+            let is_others = is_conda || found.source.as_ref().is_some_and(is_builders);
+            if is_others {
+                // Its address is one of the machine that built it.
+                found.source = None;
+            }
+            if !(is_conda && conda) && environment.add(&found) && !is_others {
+                modules.extend(environment.compile(&found, &mut installed));
+            }
             if !directories.contains(&found.directory) && !is_debians(&found) {
                 directories.push(found.directory);
             }
         }
         environment.note_other_directories(&directories);
-        let missing = libraries::missing(&directories);
         if !conda {
-            environment.system.extend(missing.packages);
-            for (library, file) in missing.unknown {
-                environment.left_out.push(format!(
-                    "the library `{library}`, which `{}` needs: no Debian package of it is known here",
-                    file.display()
-                ));
-            }
+            // What conda brought, pip brings as wheels, with what they need.
+            let mut files: Vec<PathBuf> = directories
+                .iter()
+                .flat_map(|directory| libraries::below(directory))
+                .filter(|file| !owned.has(file))
+                .collect();
+            files.extend(modules.iter().cloned());
+            environment.require_libraries(&libraries::needed(&files));
         }
+        environment.require_headers(&libraries::linked(&modules));
         Ok(environment)
     }
 
@@ -99,30 +128,99 @@ impl Environment {
             .map(|line| Package::Requirement(line.to_owned()))
             .collect();
         self.conda.clear();
+        self.indexes.clear();
+        self.compiled.clear();
+        self.compilers.clear();
+        // Of what is not taken along now.
+        self.left_out.clear();
+        self.notes.clear();
     }
 
-    fn add(&mut self, found: &Distribution, conda: bool) {
+    /// Takes note of what pip compiles for it; returns what came of that here.
+    fn compile(&mut self, found: &Distribution, installed: &mut Installed) -> Vec<PathBuf> {
+        let tags = installed.tags(found);
+        let is_wheel = |url: &str| {
+            let path = Path::new(url.split('#').next().unwrap_or(url));
+            path.extension().is_some_and(|extension| extension == "whl")
+        };
+        let local = found.source.as_ref().and_then(Source::local_path);
+        let compiled = match &found.source {
+            Some(Source::Url(url)) if is_wheel(url) => return Vec::new(),
+            // From an index, as sources: it has no wheel for this Python.
+            None if !compiled::is_built_here(&tags) => return Vec::new(),
+            // Other indexes do not follow the rules for wheels of PyPI's.
+            None if local_versions::local_part(&found.version).is_some() => return Vec::new(),
+            _ => match local {
+                Some(project) if project.is_dir() => compiled::by_project(&project, &tags),
+                _ => compiled::by_tags(&tags),
+            },
+        };
+        if compiled.tools.is_empty() {
+            return Vec::new();
+        }
+        self.compiled.insert(found.canonical_name());
+        self.compilers
+            .extend(compiled.tools.iter().map(|&tool| tool.to_owned()));
+        let mut modules = compiled.modules;
+        modules.extend(installed.libraries(found));
+        modules
+    }
+
+    fn require_libraries(&mut self, needed: &BTreeMap<String, PathBuf>) {
+        let mut packages = debian::packages(needed.keys());
+        for (library, file) in needed {
+            match packages.remove(library) {
+                Some(package) => {
+                    self.system.insert(package);
+                }
+                None => self.left_out.push(format!(
+                    "the library `{library}`, which `{}` needs: no Debian package of it is known here",
+                    file.display()
+                )),
+            }
+        }
+    }
+
+    fn require_headers(&mut self, linked: &BTreeSet<String>) {
+        let packages = debian::packages(linked.iter());
+        for library in linked {
+            match packages.get(library) {
+                Some(package) => {
+                    self.compilers.insert(package.clone());
+                }
+                None => self.notes.push(format!(
+                    "what is compiled in the image is linked with `{library}`, and no Debian package for that is known \
+                     here: add it to those that are there while pip compiles"
+                )),
+            }
+        }
+    }
+
+    /// Whether it goes along.
+    fn add(&mut self, found: &Distribution) -> bool {
         let name = found.canonical_name();
+        let is_bundled = self.python.version < NO_LONGER_BUNDLED;
         if NOT_NEEDED.contains(&name.as_str())
-            || conda && found.installer.as_deref() == Some("conda")
+            || is_bundled && ONCE_BUNDLED.contains(&name.as_str())
         {
-            return;
+            return false;
         }
         if is_debians(found) {
-            self.left_out.push(format!(
-                "{} {}: the operating system's own package, in `{}`",
+            self.notes.push(format!(
+                "{} {} is left out: the operating system's own package, in `{}`",
                 found.name,
                 found.version,
                 found.directory.display()
             ));
-            return;
+            return false;
         }
         let local = |path: &Path| Package::Local {
             name: name.clone(),
+            version: found.version.clone(),
             path: path.to_path_buf(),
         };
         let package = match &found.source {
-            None => Package::Requirement(format!("{}=={}", found.name, found.version)),
+            None => self.pinned(found),
             Some(Source::Editable(path)) if is_project(path) => local(path),
             Some(Source::Editable(path)) => {
                 self.left_out.push(format!(
@@ -130,7 +228,7 @@ impl Environment {
                     found.name,
                     path.display()
                 ));
-                return;
+                return false;
             }
             Some(source @ Source::Url(url)) => match source.local_path() {
                 Some(path) if path.exists() => local(&path),
@@ -141,17 +239,46 @@ impl Environment {
                         found.version,
                         path.display()
                     ));
-                    return;
+                    return false;
+                }
+                None if url.contains("+file://") => {
+                    self.left_out.push(format!(
+                        "{} {}: its repository `{url}` is on this machine alone",
+                        found.name, found.version
+                    ));
+                    return false;
                 }
                 None => {
                     if url.starts_with("git+") {
                         self.system.insert("git".to_owned());
+                    }
+                    if url.starts_with("git+ssh:") {
+                        self.notes.push(format!(
+                            "{} comes from `{url}`: building the image needs ssh and a key for it",
+                            found.name
+                        ));
                     }
                     Package::Requirement(format!("{} @ {url}", found.name))
                 }
             },
         };
         self.packages.push(package);
+        true
+    }
+
+    fn pinned(&mut self, found: &Distribution) -> Package {
+        let (name, version) = (&found.name, &found.version);
+        match local_versions::index(&found.canonical_name(), version) {
+            Some(index) => {
+                self.indexes.insert(index);
+            }
+            None if local_versions::local_part(version).is_some() => self.notes.push(format!(
+                "{name} {version} is a version that PyPI cannot have (+): add `--extra-index-url` or `--find-links` with \
+                 the place that it came from to `requirements.txt`, or take the part from the + on away there"
+            )),
+            None => {}
+        }
+        Package::Requirement(format!("{name}=={version}"))
     }
 
     /// Modules from a PYTHONPATH or a `.pth` file belong to no distribution.
@@ -193,50 +320,9 @@ fn is_project(path: &Path) -> bool {
         .any(|name| path.join(name).is_file())
 }
 
-#[derive(Deserialize)]
-struct CondaPackage {
-    name: String,
-    version: String,
-    url: Option<String>,
-    md5: Option<String>,
-    sha256: Option<String>,
-}
-
-/// The lines of an explicit lock file, which conda installs without solving anything.
-fn conda_packages(prefix: &Path) -> Result<Vec<String>, Error> {
-    let directory = prefix.join("conda-meta");
-    let Ok(entries) = fs::read_dir(&directory) else {
-        return Err(Error::NotConda {
-            prefix: prefix.to_path_buf(),
-        });
-    };
-    let mut lines = Vec::new();
-    for entry in entries {
-        let path = entry.map_err(Error::io("read", &directory))?.path();
-        if path.extension().is_none_or(|extension| extension != "json") {
-            continue;
-        }
-        let text = fs::read(&path).map_err(Error::io("read", &path))?;
-        let Ok(package) = serde_json::from_slice::<CondaPackage>(&text) else {
-            continue;
-        };
-        lines.push(match (package.url, package.sha256, package.md5) {
-            (Some(url), Some(digest), _) => format!("{url}#sha256:{digest}"),
-            (Some(url), None, Some(digest)) => format!("{url}#{digest}"),
-            (Some(url), None, None) => url,
-            (None, ..) => format!(
-                "# {} {}: nobody knows where it is from",
-                package.name, package.version
-            ),
-        });
-    }
-    lines.sort();
-    Ok(lines)
-}
-
 #[cfg(test)]
 mod tests {
-    use htmap_exec_interpreter::PythonVersion;
+    use std::fs;
 
     use super::*;
 
@@ -305,6 +391,7 @@ mod tests {
                 Package::Requirement("cloned @ git+https://e.org/r.git@abc".into()),
                 Package::Local {
                     name: "mine".into(),
+                    version: "1.0".into(),
                     path: project
                 },
                 Package::Requirement("numpy==1.0".into()),
@@ -313,26 +400,5 @@ mod tests {
         assert!(found.system.contains("git"));
         assert_eq!(found.left_out.len(), 1);
         assert!(found.left_out[0].starts_with("gone 1.0: `/no/such`"));
-    }
-
-    #[test]
-    fn conda_packages_with_their_digests() {
-        let directory = tempfile::tempdir().unwrap();
-        let prefix = directory.path();
-        assert!(matches!(
-            conda_packages(prefix),
-            Err(Error::NotConda { .. })
-        ));
-        fs::create_dir(prefix.join("conda-meta")).unwrap();
-        fs::write(
-            prefix.join("conda-meta/zlib-1.3-0.json"),
-            r#"{"name": "zlib", "version": "1.3", "url": "https://e.org/zlib-1.3-0.conda", "md5": "12"}"#,
-        )
-        .unwrap();
-        fs::write(prefix.join("conda-meta/history"), "").unwrap();
-        assert_eq!(
-            conda_packages(prefix).unwrap(),
-            ["https://e.org/zlib-1.3-0.conda#12"]
-        );
     }
 }

@@ -3,12 +3,19 @@
 //! Runs the tools that people have: docker, podman, buildah, apptainer, singularity.
 
 mod check;
+mod compiled;
+mod conda;
 mod context;
+mod debian;
 mod environment;
 mod error;
+mod installed;
 mod libraries;
+mod local_versions;
+mod project;
 mod recipe;
 mod runtime;
+mod versions;
 
 pub use check::{Check, Finding, check};
 pub use context::{Wheels, write};

@@ -1,4 +1,4 @@
-//! Shared libraries that installed packages need and do not bring: Debian's packages of them.
+//! Shared libraries that installed packages need and do not bring.
 //!
 //! Wheels bring what is not on every Linux, by rule; some leave out what "every desktop has", which no
 //! slim image has. <https://peps.python.org/pep-0600/>
@@ -39,105 +39,62 @@ const PRESENT: [&str; 27] = [
     "libnvidia-",
 ];
 
-/// Names of Debian 12; Debian 13 knows them, too.
-const PACKAGES: [(&str, &str); 45] = [
-    ("libGL.so.1", "libgl1"),
-    ("libEGL.so.1", "libegl1"),
-    ("libGLU.so.1", "libglu1-mesa"),
-    ("libOpenGL.so.0", "libopengl0"),
-    ("libOSMesa.so.8", "libosmesa6"),
-    ("libglib-2.0.so.0", "libglib2.0-0"),
-    ("libgthread-2.0.so.0", "libglib2.0-0"),
-    ("libgobject-2.0.so.0", "libglib2.0-0"),
-    ("libgomp.so.1", "libgomp1"),
-    ("libgfortran.so.5", "libgfortran5"),
-    ("libquadmath.so.0", "libquadmath0"),
-    ("libatomic.so.1", "libatomic1"),
-    ("libX11.so.6", "libx11-6"),
-    ("libXext.so.6", "libxext6"),
-    ("libXrender.so.1", "libxrender1"),
-    ("libXi.so.6", "libxi6"),
-    ("libXt.so.6", "libxt6"),
-    ("libXcursor.so.1", "libxcursor1"),
-    ("libXft.so.2", "libxft2"),
-    ("libSM.so.6", "libsm6"),
-    ("libICE.so.6", "libice6"),
-    ("libxcb.so.1", "libxcb1"),
-    ("libxkbcommon.so.0", "libxkbcommon0"),
-    ("libdbus-1.so.3", "libdbus-1-3"),
-    ("libfontconfig.so.1", "libfontconfig1"),
-    ("libfreetype.so.6", "libfreetype6"),
-    ("libcairo.so.2", "libcairo2"),
-    ("libpango-1.0.so.0", "libpango-1.0-0"),
-    ("libpq.so.5", "libpq5"),
-    ("libmariadb.so.3", "libmariadb3"),
-    ("libodbc.so.2", "libodbc2"),
-    ("libcurl.so.4", "libcurl4"),
-    ("libxml2.so.2", "libxml2"),
-    ("libxslt.so.1", "libxslt1.1"),
-    ("libsndfile.so.1", "libsndfile1"),
-    ("libusb-1.0.so.0", "libusb-1.0-0"),
-    ("libopenblas.so.0", "libopenblas0"),
-    ("libblas.so.3", "libblas3"),
-    ("liblapack.so.3", "liblapack3"),
-    ("libfftw3.so.3", "libfftw3-double3"),
-    ("libgsl.so.27", "libgsl27"),
-    ("libmpi.so.40", "libopenmpi3"),
-    ("libnuma.so.1", "libnuma1"),
-    ("libtbb.so.12", "libtbb12"),
-    ("libgmp.so.10", "libgmp10"),
+/// What comes with a compiler or with Python itself.
+const COMPILERS: [&str; 10] = [
+    "ld-linux",
+    "libc.so",
+    "libdl.so",
+    "libgcc_s.so",
+    "libgfortran.so",
+    "libgomp.so",
+    "libm.so",
+    "libpthread.so",
+    "libpython3",
+    "libstdc++.so",
 ];
 
-/// What to install, and what nobody knows a package for: the library, and a file that needs it.
-#[derive(Debug, Default, PartialEq, Eq)]
-pub(crate) struct Missing {
-    pub(crate) packages: BTreeSet<String>,
-    pub(crate) unknown: BTreeMap<String, PathBuf>,
-}
-
-/// Reads every extension module and library below these directories.
-pub(crate) fn missing(directories: &[PathBuf]) -> Missing {
+/// What files of an environment need of the operating system: each library, and the first file that needs it. Those that
+/// come along, and those that every image has, are left out.
+pub(crate) fn needed(files: &[PathBuf]) -> BTreeMap<String, PathBuf> {
     let mut brought = BTreeSet::new();
     let mut needed: BTreeMap<String, PathBuf> = BTreeMap::new();
-    for directory in directories {
-        for entry in walkdir::WalkDir::new(directory)
-            .into_iter()
-            .filter_map(Result::ok)
-        {
-            let name = entry.file_name().to_string_lossy().into_owned();
-            if !entry.file_type().is_file() || !is_library(&name) {
-                continue;
-            }
-            for library in needs(entry.path()) {
-                needed
-                    .entry(library)
-                    .or_insert_with(|| entry.path().to_path_buf());
-            }
-            brought.insert(name);
+    for file in files {
+        for library in needs(file) {
+            needed.entry(library).or_insert_with(|| file.clone());
+        }
+        if let Some(name) = file.file_name() {
+            brought.insert(name.to_string_lossy().into_owned());
         }
     }
-    let mut missing = Missing::default();
-    for (library, file) in needed {
-        if brought.contains(&library) || PRESENT.iter().any(|known| library.starts_with(known)) {
-            continue;
-        }
-        match PACKAGES.iter().find(|(name, _)| *name == library) {
-            Some((_, package)) => {
-                missing.packages.insert((*package).to_owned());
-            }
-            None => {
-                missing.unknown.insert(library, file);
-            }
-        }
-    }
-    missing
+    needed.retain(|library, _| {
+        !brought.contains(library) && !PRESENT.iter().any(|known| library.starts_with(known))
+    });
+    needed
 }
 
-fn is_library(name: &str) -> bool {
-    Path::new(name)
-        .extension()
-        .is_some_and(|extension| extension == "so")
-        || name.contains(".so.")
+/// The libraries that something was linked with, as linkers name them: `libssl.so`. The compilers have their own.
+pub(crate) fn linked(files: &[PathBuf]) -> BTreeSet<String> {
+    files
+        .iter()
+        .flat_map(|file| needs(file))
+        .filter_map(|library| Some(format!("{}.so", library.split_once(".so")?.0)))
+        .filter(|library| !COMPILERS.iter().any(|known| library.starts_with(known)))
+        .collect()
+}
+
+/// Every extension module and library below a directory.
+pub(crate) fn below(directory: &Path) -> impl Iterator<Item = PathBuf> {
+    walkdir::WalkDir::new(directory)
+        .into_iter()
+        .filter_map(Result::ok)
+        .filter(|entry| entry.file_type().is_file() && is_library(entry.path()))
+        .map(walkdir::DirEntry::into_path)
+}
+
+/// By its name.
+pub(crate) fn is_library(path: &Path) -> bool {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    path.extension().is_some_and(|extension| extension == "so") || name.contains(".so.")
 }
 
 fn needs(file: &Path) -> Vec<String> {

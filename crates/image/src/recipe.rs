@@ -2,6 +2,9 @@
 
 use crate::environment::Environment;
 
+/// How every recipe begins: it is known by that.
+pub(crate) const FIRST_WORDS: &str = "# Written by `htmap-exec image recipe`";
+
 /// Where sources and requirements lie, while the image is built.
 const WORK: &str = "/opt/htmap-exec";
 
@@ -24,6 +27,22 @@ impl Format {
     }
 }
 
+/// A project or an archive that was copied.
+#[derive(Debug)]
+pub(crate) struct Copied {
+    /// Below `sources/`.
+    pub(crate) place: String,
+    /// What its build is told, and no other's.
+    pub(crate) variables: Vec<(String, String)>,
+}
+
+impl Copied {
+    /// Whether it needs a command of its own.
+    pub(crate) fn is_alone(&self) -> bool {
+        !self.variables.is_empty()
+    }
+}
+
 /// What the text depends on.
 #[derive(Debug)]
 pub(crate) struct Recipe<'a> {
@@ -33,8 +52,8 @@ pub(crate) struct Recipe<'a> {
     pub(crate) base: String,
     /// What goes in.
     pub(crate) environment: &'a Environment,
-    /// Below `sources/`: what pip installs from there.
-    pub(crate) sources: &'a [String],
+    /// What pip installs from beside the recipe.
+    pub(crate) sources: &'a [Copied],
     /// Whether wheels lie beside the recipe, so that no index is asked.
     pub(crate) wheels: bool,
     /// Whether the requirements name all that is needed: pip then takes nothing else.
@@ -62,16 +81,35 @@ impl Recipe<'_> {
     fn header(&self) -> String {
         let python = &self.environment.python;
         let mut text = format!(
-            "# Written by `htmap-exec image recipe` from {} ({} {}, {}).\n",
+            "{FIRST_WORDS} from {} ({} {}, {}).\n",
             python.executable.display(),
             python.implementation,
             python.full_version,
             std::env::consts::ARCH,
         );
-        if !self.environment.left_out.is_empty() {
-            text.push_str("#\n# Left out:\n");
-            for sentence in &self.environment.left_out {
-                text.push_str(&format!("# - {sentence}\n"));
+        if !self.environment.compiled.is_empty() && !self.wheels {
+            let names: Vec<&str> = self
+                .environment
+                .compiled
+                .iter()
+                .map(String::as_str)
+                .collect();
+            text.push_str(&format!(
+                "#\n# Compiled while the image is built: {}\n",
+                names.join(", ")
+            ));
+        }
+        for (title, sentences) in [
+            ("Left out", &self.environment.left_out),
+            ("Notes", &self.environment.notes),
+        ] {
+            if sentences.is_empty() {
+                continue;
+            }
+            text.push_str(&format!("#\n# {title}:\n"));
+            for sentence in sentences {
+                // One that names a file may have any characters.
+                text.push_str(&format!("# - {}\n", sentence.replace('\n', " ")));
             }
         }
         text
@@ -88,6 +126,7 @@ impl Recipe<'_> {
             ));
         }
         let python = if self.environment.conda.is_empty() {
+            steps.push(self.right_python());
             "python3"
         } else {
             steps.push(format!(
@@ -95,23 +134,89 @@ impl Recipe<'_> {
             ));
             "/opt/env/bin/python"
         };
-        let mut words = vec![format!("{python} -m pip install --no-cache-dir")];
+        steps.push(with_pip(python));
+        let mut install = format!("{python} -m pip install --no-cache-dir");
         if self.complete {
-            words.push("--no-deps".to_owned());
+            install.push_str(" --no-deps");
         }
         if self.wheels {
-            words.push(format!("--no-index --find-links {WORK}/wheels"));
+            install.push_str(&format!(" --no-index --find-links {WORK}/wheels"));
         }
-        words.push(format!("-r {WORK}/requirements.txt"));
-        if !self.wheels {
-            words.extend(
-                self.sources
-                    .iter()
-                    .map(|source| format!("{WORK}/sources/{source}")),
-            );
+        let pip = self.pip(&install);
+        if self.wheels || self.environment.compilers.is_empty() {
+            steps.extend(pip);
+        } else {
+            steps.push(self.compiling(python, &pip));
         }
-        steps.push(words.join(" "));
         steps
+    }
+
+    /// Ends the build where another image than the default one has another Python.
+    fn right_python(&self) -> String {
+        let version = self.environment.python.version;
+        format!(
+            "python3 -c 'import sys; sys.exit(sys.version_info[:2] != ({}, {}))' || {{ echo 'error: the maps are of Python \
+             {version}, and the base image has none of that version: choose another --base' >&2; exit 1; }}",
+            version.major, version.minor
+        )
+    }
+
+    /// What pip is told: all in one command, and by a command of its own what has variables of its own.
+    fn pip(&self, install: &str) -> Vec<String> {
+        let mut first = format!("{install} -r {WORK}/requirements.txt");
+        if self.wheels {
+            return vec![first];
+        }
+        let (alone, together): (Vec<_>, Vec<_>) =
+            self.sources.iter().partition(|source| source.is_alone());
+        for source in together {
+            first.push_str(&format!(" {WORK}/sources/{}", source.place));
+        }
+        let mut commands = vec![first];
+        for source in alone {
+            let variables: Vec<String> = source
+                .variables
+                .iter()
+                .map(|(name, value)| format!("{name}={value}"))
+                .collect();
+            commands.push(format!(
+                "{} {install} {WORK}/sources/{}",
+                variables.join(" "),
+                source.place
+            ));
+        }
+        commands
+    }
+
+    /// One step, so that no layer keeps the compilers: what the image had before stays, and what is needed at run time.
+    fn compiling(&self, python: &str, pip: &[String]) -> String {
+        let tools: Vec<&str> = self
+            .environment
+            .compilers
+            .iter()
+            .map(String::as_str)
+            .collect();
+        let tools = tools.join(" ");
+        // Debian's Python has them apart.
+        let has_headers = format!(
+            "test -e $({python} -c 'import sysconfig; print(sysconfig.get_path(\"include\"))')/Python.h"
+        );
+        let mut commands = vec![
+            "apt-mark showmanual > /tmp/manual".to_owned(),
+            "apt-get update".to_owned(),
+            format!("apt-get install -y --no-install-recommends {tools}"),
+            format!(
+                "{{ {has_headers} || apt-get install -y --no-install-recommends python3-dev; }}"
+            ),
+        ];
+        commands.extend(pip.iter().cloned());
+        commands.extend([
+            format!("apt-mark auto {tools} > /dev/null"),
+            "xargs -r apt-mark manual < /tmp/manual > /dev/null".to_owned(),
+            "apt-get purge -y --auto-remove".to_owned(),
+            "rm -rf /tmp/manual /var/lib/apt/lists/*".to_owned(),
+        ]);
+        commands.join(" && ")
     }
 
     fn directories(&self) -> Vec<&'static str> {
@@ -141,7 +246,7 @@ impl Recipe<'_> {
             text.push_str(&format!("COPY {name} {WORK}/{name}\n"));
         }
         text.push_str(
-            "\n# For sites with an index of their own; not kept in the image.\nARG PIP_INDEX_URL\nARG PIP_TRUSTED_HOST\nARG PIP_ROOT_USER_ACTION=ignore\n",
+            "\n# For sites with an index of their own; not kept in the image.\nARG PIP_INDEX_URL\nARG PIP_TRUSTED_HOST\nARG PIP_ROOT_USER_ACTION=ignore\nARG PIP_BREAK_SYSTEM_PACKAGES=1\n",
         );
         for step in self.steps() {
             text.push_str(&format!("RUN {step}\n"));
@@ -174,7 +279,7 @@ impl Recipe<'_> {
             text.push_str(&format!("    {name} {WORK}/{name}\n"));
         }
         text.push_str(
-            "\n%post\n    export PIP_INDEX_URL={{ PIP_INDEX_URL }} PIP_ROOT_USER_ACTION=ignore\n",
+            "\n%post\n    export PIP_INDEX_URL={{ PIP_INDEX_URL }} PIP_ROOT_USER_ACTION=ignore PIP_BREAK_SYSTEM_PACKAGES=1\n",
         );
         for step in self.steps() {
             text.push_str(&format!("    {step}\n"));
@@ -191,4 +296,17 @@ impl Recipe<'_> {
         ));
         text
     }
+}
+
+/// Some images have a Python without pip; Debian's has no ensurepip either.
+fn with_pip(python: &str) -> String {
+    let mut ways = format!("{python} -m pip --version || {python} -m ensurepip");
+    if python == "python3" {
+        ways.push_str(
+            " || { apt-get update && apt-get install -y --no-install-recommends python3-pip && rm -rf /var/lib/apt/lists/*; }",
+        );
+    }
+    format!(
+        "{ways} || {{ echo 'error: the base image has no pip, and there is no way to it: choose another --base' >&2; exit 1; }}"
+    )
 }

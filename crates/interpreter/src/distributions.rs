@@ -132,7 +132,7 @@ impl Distributions {
 }
 
 /// PEP 503: runs of `-`, `_` and `.` are one `-`, case does not count.
-fn canonical_name(name: &str) -> String {
+pub fn canonical_name(name: &str) -> String {
     let mut canonical = String::with_capacity(name.len());
     for character in name.chars() {
         if matches!(character, '-' | '_' | '.') {

@@ -4,11 +4,13 @@
 
 mod distributions;
 mod probe;
-mod regular;
+pub mod regular;
 mod search;
 mod version;
 
-pub use distributions::{Distribution, Distributions, Source, likely_site_directories};
+pub use distributions::{
+    Distribution, Distributions, Source, canonical_name, likely_site_directories,
+};
 pub use probe::{Interpreter, ProbeError, probe};
 pub use search::{Candidate, Origin, Rejection, Search, SearchEnvironment, search};
 pub use version::{InvalidVersion, MINIMUM_VERSION, PythonVersion};

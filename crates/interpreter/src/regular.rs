@@ -9,7 +9,7 @@ use std::path::Path;
 use nix::libc::O_NONBLOCK;
 
 /// Opens a regular file, or a link to one: a FIFO would wait for a writer for ever.
-pub(crate) fn open(path: &Path) -> io::Result<File> {
+pub fn open(path: &Path) -> io::Result<File> {
     let refused = || io::Error::new(io::ErrorKind::InvalidInput, "it is not a regular file");
     // Before it is opened: opening a device may do something.
     if !path.metadata()?.is_file() {
@@ -28,7 +28,7 @@ pub(crate) fn open(path: &Path) -> io::Result<File> {
 }
 
 /// Reads a whole file of at most so many bytes.
-pub(crate) fn read(path: &Path, most: u64) -> io::Result<Vec<u8>> {
+pub fn read(path: &Path, most: u64) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     open(path)?.take(most + 1).read_to_end(&mut bytes)?;
     if bytes.len() as u64 > most {
@@ -38,7 +38,7 @@ pub(crate) fn read(path: &Path, most: u64) -> io::Result<Vec<u8>> {
 }
 
 /// The same for text.
-pub(crate) fn read_text(path: &Path, most: u64) -> io::Result<String> {
+pub fn read_text(path: &Path, most: u64) -> io::Result<String> {
     String::from_utf8(read(path, most)?).map_err(|_| io::ErrorKind::InvalidData.into())
 }
 

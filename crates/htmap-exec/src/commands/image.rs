@@ -38,9 +38,9 @@ fn recipe(options: &ImageRecipe) -> anyhow::Result<ExitCode> {
     }
     let binary = std::env::current_exe().context("cannot find the htmap-exec binary")?;
     if needs_loader(&binary) {
-        environment.left_out.push(
-            "a static htmap-exec: the one that wrote this needs this machine's C library, and an image with an older one \
-             cannot start it"
+        environment.notes.push(
+            "the htmap-exec that wrote this is not static: it needs this machine's C library, and an image with an older \
+             one cannot start it"
                 .to_owned(),
         );
     }
@@ -55,7 +55,7 @@ fn recipe(options: &ImageRecipe) -> anyhow::Result<ExitCode> {
     };
     let path = write(
         &options.output,
-        &environment,
+        &mut environment,
         &binary,
         format,
         options.base.clone(),
@@ -63,15 +63,30 @@ fn recipe(options: &ImageRecipe) -> anyhow::Result<ExitCode> {
         options.requirements.is_none(),
     )?;
     let mut err = io::stderr().lock();
+    for sentence in &environment.notes {
+        writeln!(err, "note: {sentence}")?;
+    }
     for sentence in &environment.left_out {
         writeln!(err, "left out: {sentence}")?;
     }
+    let count = environment.packages.len() + environment.conda.len();
     writeln!(
         err,
-        "{} {}, {} packages\nhint: htmap-exec image build {}",
+        "{} {}, {count} package{}",
         interpreter.implementation,
         interpreter.full_version,
-        environment.packages.len() + environment.conda.len(),
+        if count == 1 { "" } else { "s" },
+    )?;
+    if !environment.left_out.is_empty() && !options.allow_missing {
+        bail!(
+            "`{}` lacks what is left out above, which maps may need\nhint: complete the recipe by hand, or accept it as it \
+             is by --allow-missing",
+            path.display()
+        );
+    }
+    writeln!(
+        err,
+        "hint: htmap-exec image build {}",
         options.output.display()
     )?;
     writeln!(io::stdout(), "{}", path.display())?;
