@@ -78,9 +78,9 @@ impl Error {
                 }
                 _ => None,
             },
-            Self::Changed { .. } => {
-                Some("wait until nothing installs into the environment, and build again")
-            }
+            Self::Changed { .. } => Some(
+                "wait until nothing installs into the environment, or leave it out with --exclude, and build again",
+            ),
             Self::Unreadable { .. } => Some("make them readable, or leave them out with --exclude"),
             Self::Unsupported { .. } => None,
             Self::Damaged { .. } => Some("copy or build it again"),

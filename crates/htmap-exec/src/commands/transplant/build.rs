@@ -173,6 +173,12 @@ impl Build<'_> {
         let (path, packed, manifest) = built?;
         let remark = checked.as_ref().and_then(|checked| checked.remark.clone());
         source.remarks.extend(remark);
+        source.remarks.extend(packed.grown.iter().map(|path| {
+            format!(
+                "`{}` grew while it was packed: what was written to it meanwhile is left out",
+                path.display()
+            )
+        }));
         self.passed("packed");
         if let (Some(place), true) = (place, source.ledger.is_settled())
             && let Err(error) = (source.ledger)
