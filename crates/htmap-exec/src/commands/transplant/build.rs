@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
-use htmap_exec_interpreter::{Distributions, Interpreter, probe};
+use htmap_exec_interpreter::{Interpreter, probe};
 use htmap_exec_transplant::{
     self as transplant, Archive, Error, Format, Included, Manifest, Memory, Packed, Source,
 };
@@ -153,8 +153,7 @@ impl Build<'_> {
             let checked = (!self.options.no_check)
                 .then(|| transplant::check(&self.interpreter, &source, &memory))
                 .transpose()?;
-            let packages = Distributions::new().freeze(&source.sys_path, self.interpreter.version);
-            let manifest = transplant::describe(&self.interpreter, &source, packages);
+            let manifest = transplant::describe(&self.interpreter, &source)?;
             self.passed("checked and audited");
             Ok((manifest, checked))
         };
