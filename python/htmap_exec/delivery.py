@@ -107,7 +107,7 @@ def _set_up(htmap: Any, method: Method, tag: str, map_dir: pathlib.Path) -> None
     found = context(htmap, map_dir)
     descriptors(method, found)
     if method.name == "transplant":
-        packing.prepare(map_dir, found.binary, htmap.settings, found.settings.ARCH)
+        packing.prepare(map_dir, found.binary, htmap.settings, found.settings)
     (map_dir / layout.RECORDS).mkdir(exist_ok=True)
     for name in layout.OUTPUT_DIRECTORIES:
         (map_dir / layout.SCRATCH / name).mkdir(parents=True, exist_ok=True)
@@ -338,6 +338,8 @@ def _transplant(context: Context) -> List[Descriptor]:
             words += [option, value]
     for name in settings.KEEP_VARIABLES:
         words += ["--keep-variable", name]
+    if settings.NO_MOUNT:
+        words.append("--no-mount")
     common = {each.name: each for each in _common(context)}
     return [
         Descriptor("universe", "vanilla", "runs on the node as it is, by a Python that is sent along"),
