@@ -4,6 +4,7 @@ HTMap adds each map's own files to the very list that a delivery method gave it.
 map: a list that outlives its map would send that map's `func` along with the next one.
 """
 
+import difflib
 import functools
 import os
 import pathlib
@@ -94,6 +95,13 @@ def descriptors(method: Method, context: Context) -> List[Descriptor]:
 def find(name: str) -> Optional[Method]:
     """The delivery method of this name, if it is one of ours."""
     return next((method for method in METHODS if method.name == name), None)
+
+
+def meant(name: Any) -> str:
+    """What somebody may have meant by the name of no delivery method."""
+    known = [method.name for method in METHODS]
+    close = difflib.get_close_matches(str(name), known, n=1)
+    return f"did you mean `{close[0]}`?" if close else f"they are {', '.join(known)}"
 
 
 def _for_htmap(htmap: Any, method: Method, tag: str, map_dir: pathlib.Path) -> Dict[str, Any]:

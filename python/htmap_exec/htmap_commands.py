@@ -7,7 +7,6 @@ what it corrects; docs/command-line.md says it to users.
 
 import collections
 import contextlib
-import difflib
 import functools
 import importlib
 import shutil
@@ -250,18 +249,12 @@ class _Corrections:
                 exec_settings.check({name: value})
         except SettingsError as error:
             raise self.click.UsageError(str(error)) from None
-        if setting == "DELIVERY_METHOD":
+        if setting == "DELIVERY_METHOD" and delivery.find(value) is None:
             # A script may register more.
-            known = [method.name for method in delivery.METHODS]
-            close = difflib.get_close_matches(value, known, n=1)
-            if value not in known and close:
-                raise self.click.UsageError(f"there is no delivery method `{value}`: did you mean `{close[0]}`?")
-            if value not in known:
-                self.click.echo(
-                    f"WARNING: `{value}` is none of the delivery methods {', '.join(known)}: whoever submits has to "
-                    "register it",
-                    err=True,
-                )
+            self.click.echo(
+                f"WARNING: there is no delivery method `{value}` of HTMap's and htmap-exec's: {delivery.meant(value)}",
+                err=True,
+            )
 
     def transplants(self, original: Callable[..., None]) -> None:
         """HTMap fails before the first transplant is made."""

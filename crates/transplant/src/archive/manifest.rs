@@ -210,7 +210,7 @@ impl Manifest {
         for share in largest {
             lines.push((
                 "Largest",
-                format!("{} MB  {}", share.bytes.div_ceil(1_000_000), share.name),
+                format!("{} MiB  {}", share.bytes.div_ceil(1 << 20), share.name),
             ));
         }
         lines

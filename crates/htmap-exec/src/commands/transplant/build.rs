@@ -15,7 +15,7 @@ use serde_json::json;
 
 use super::{cache, describe, directory, manifest, size};
 use crate::cli::{TransplantBuild, TransplantFormat};
-use crate::commands::python;
+use crate::commands::{counted, python};
 
 /// How often an environment is packed that changes meanwhile.
 const ATTEMPTS: usize = 3;
@@ -272,12 +272,6 @@ impl Build<'_> {
     fn passed(&self, what: &str) {
         tracing::debug!("{what} after {:.2?}", self.begun.elapsed());
     }
-}
-
-/// `1 package`, `2 packages`.
-fn counted(count: usize, what: &str) -> String {
-    let end = if count == 1 { "" } else { "s" };
-    format!("{count} {what}{end}")
 }
 
 fn bar(total: u64) -> ProgressBar {
