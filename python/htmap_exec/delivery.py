@@ -4,6 +4,7 @@ HTMap adds each map's own files to the very list that a delivery method gave it.
 map: a list that outlives its map would send that map's `func` along with the next one.
 """
 
+import difflib
 import functools
 import os
 import pathlib
@@ -96,6 +97,13 @@ def find(name: str) -> Optional[Method]:
     return next((method for method in METHODS if method.name == name), None)
 
 
+def meant(name: Any) -> str:
+    """What somebody may have meant by the name of no delivery method."""
+    known = [method.name for method in METHODS]
+    close = difflib.get_close_matches(str(name), known, n=1)
+    return f"did you mean `{close[0]}`?" if close else f"they are {', '.join(known)}"
+
+
 def _for_htmap(htmap: Any, method: Method, tag: str, map_dir: pathlib.Path) -> Dict[str, Any]:
     return {each.name: each.value for each in descriptors(method, context(htmap, map_dir))}
 
@@ -107,7 +115,7 @@ def _set_up(htmap: Any, method: Method, tag: str, map_dir: pathlib.Path) -> None
     found = context(htmap, map_dir)
     descriptors(method, found)
     if method.name == "transplant":
-        packing.prepare(map_dir, found.binary, htmap.settings, found.settings.ARCH)
+        packing.prepare(map_dir, found.binary, htmap.settings, found.settings)
     (map_dir / layout.RECORDS).mkdir(exist_ok=True)
     for name in layout.OUTPUT_DIRECTORIES:
         (map_dir / layout.SCRATCH / name).mkdir(parents=True, exist_ok=True)
@@ -338,6 +346,8 @@ def _transplant(context: Context) -> List[Descriptor]:
             words += [option, value]
     for name in settings.KEEP_VARIABLES:
         words += ["--keep-variable", name]
+    if settings.NO_MOUNT:
+        words.append("--no-mount")
     common = {each.name: each for each in _common(context)}
     return [
         Descriptor("universe", "vanilla", "runs on the node as it is, by a Python that is sent along"),

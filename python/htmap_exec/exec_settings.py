@@ -4,9 +4,10 @@ HTMap's command line stores every value as a string, so numbers and truth values
 """
 
 import difflib
+import os
 import platform
 import re
-from typing import Any, List, NamedTuple, Optional, Tuple
+from typing import Any, Dict, List, NamedTuple, Optional, Tuple
 
 from .failures import SettingsError
 
@@ -42,6 +43,10 @@ class ExecSettings(NamedTuple):
     CACHE_DIR: Optional[str] = None
     CACHE_SIZE: Optional[str] = None
     KEEP_VARIABLES: Tuple[str, ...] = ()
+    NO_MOUNT: bool = False
+    EXCLUDE: Tuple[str, ...] = ()
+    INCLUDE: Tuple[str, ...] = ()
+    LEVEL: Optional[int] = None
 
 
 def read(settings: Any) -> ExecSettings:
@@ -49,6 +54,11 @@ def read(settings: Any) -> ExecSettings:
     given = settings.get("EXEC", default={})
     if not isinstance(given, dict):
         raise SettingsError(f"the setting `EXEC` is a section, such as EXEC.BINARY, and not {given!r}")
+    return check(given)
+
+
+def check(given: Dict[str, Any]) -> ExecSettings:
+    """The settings of these names, without `EXEC.`. Raises SettingsError for what makes no sense."""
     # None is how HTMap's own settings say "not set".
     values = {name.upper(): value for name, value in given.items() if value is not None and value != ""}
     for name in values:
@@ -62,14 +72,21 @@ def read(settings: Any) -> ExecSettings:
             values[name] = _seconds(name, values[name])
     if "SUBMIT_PYTHON" in values:
         values["SUBMIT_PYTHON"] = _version(values["SUBMIT_PYTHON"])
-    if "ALLOW_PYTHON_MISMATCH" in values:
-        values["ALLOW_PYTHON_MISMATCH"] = _truth("ALLOW_PYTHON_MISMATCH", values["ALLOW_PYTHON_MISMATCH"])
+    for name in ("ALLOW_PYTHON_MISMATCH", "NO_MOUNT"):
+        if name in values:
+            values[name] = _truth(name, values[name])
     if not values.get("CACHE_DIR", "/").startswith("/"):
         raise SettingsError(f"the setting `EXEC.CACHE_DIR` takes an absolute path, not {values['CACHE_DIR']!r}")
     if "CACHE_SIZE" in values:
         values["CACHE_SIZE"] = _size("CACHE_SIZE", values["CACHE_SIZE"])
     if "KEEP_VARIABLES" in values:
         values["KEEP_VARIABLES"] = _names("KEEP_VARIABLES", values["KEEP_VARIABLES"])
+    if "EXCLUDE" in values:
+        values["EXCLUDE"] = _list("EXCLUDE", values["EXCLUDE"], "patterns, such as **/tests")
+    if "INCLUDE" in values:
+        values["INCLUDE"] = _list("INCLUDE", values["INCLUDE"], "paths, such as ~/data or ~/data=share/data")
+    if "LEVEL" in values:
+        values["LEVEL"] = _whole("LEVEL", values["LEVEL"], range(1, 20))
     if "LOG" in values:
         values["LOG"] = _one_of("LOG", values["LOG"], _LEVELS)
     return ExecSettings(**values)
@@ -126,6 +143,27 @@ def _names(name: str, value: Any) -> Tuple[str, ...]:
     if not isinstance(words, (list, tuple)) or not all(isinstance(word, str) and word.isidentifier() for word in words):
         raise SettingsError(f"the setting `EXEC.{name}` takes names of variables, such as PYTHONPATH, not {value!r}")
     return tuple(words)
+
+
+def _list(name: str, value: Any, what: str) -> Tuple[str, ...]:
+    given = value.split(",") if isinstance(value, str) else value
+    # A Path is as good as its text.
+    words = [os.fspath(each) for each in given if isinstance(each, (str, os.PathLike))] if _is_list(given) else []
+    if not words or len(words) != len(given) or not all(isinstance(word, str) and word.strip() for word in words):
+        raise SettingsError(f"the setting `EXEC.{name}` takes a list of {what}, or text with commas, not {value!r}")
+    return tuple(word.strip() for word in words)
+
+
+def _is_list(value: Any) -> bool:
+    return isinstance(value, (list, tuple))
+
+
+def _whole(name: str, value: Any, choices: range) -> int:
+    text = str(value).strip()
+    if isinstance(value, bool) or not text.isdecimal() or int(text) not in choices:
+        least, most = choices[0], choices[-1]
+        raise SettingsError(f"the setting `EXEC.{name}` takes a whole number from {least} to {most}, not {value!r}")
+    return int(text)
 
 
 def _version(value: Any) -> str:

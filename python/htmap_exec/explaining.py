@@ -46,8 +46,7 @@ def explain(delivery_method: Optional[str] = None) -> str:
     name = htmap.settings["DELIVERY_METHOD"] if delivery_method is None else delivery_method
     method = delivery.find(name)
     if method is None:
-        known = ", ".join(each.name for each in delivery.METHODS)
-        raise HtmapExecError(f"there is no delivery method {name!r} of htmap-exec's: they are {known}")
+        raise HtmapExecError(f"there is no delivery method {name!r} of htmap-exec's: {delivery.meant(name)}")
     return "\n".join(_lines(htmap, method)) + "\n"
 
 

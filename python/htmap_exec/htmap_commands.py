@@ -15,7 +15,8 @@ import time
 from pathlib import Path
 from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tuple
 
-from . import completion
+from . import completion, delivery, exec_settings
+from .failures import SettingsError
 
 # Statuses that no component leaves by itself.
 _ENDS = {"COMPLETED", "ERRORED", "REMOVED"}
@@ -235,7 +236,25 @@ class _Corrections:
         elif isinstance(before, dict):
             names = ", ".join(f"{setting}.{name}" for name in before)
             raise self.click.UsageError(f"{setting} is a group of settings: {names}")
+        self._refuse_nonsense(setting, value)
         original(setting=setting, value=typed)
+
+    def _refuse_nonsense(self, setting: str, value: str) -> None:
+        """Now, and not when a map is submitted."""
+        section, _, name = setting.partition(".")
+        try:
+            if setting == "EXEC":
+                raise SettingsError("EXEC is a section of settings, such as EXEC.BINARY")
+            if section == "EXEC":
+                exec_settings.check({name: value})
+        except SettingsError as error:
+            raise self.click.UsageError(str(error)) from None
+        if setting == "DELIVERY_METHOD" and delivery.find(value) is None:
+            # A script may register more.
+            self.click.echo(
+                f"WARNING: there is no delivery method `{value}` of HTMap's and htmap-exec's: {delivery.meant(value)}",
+                err=True,
+            )
 
     def transplants(self, original: Callable[..., None]) -> None:
         """HTMap fails before the first transplant is made."""

@@ -16,6 +16,7 @@ from typing import Any, Dict, List, NamedTuple, Optional
 from urllib.parse import urlsplit
 
 from . import layout
+from .exec_settings import ExecSettings
 from .failures import SettingsError, TransplantError
 
 _MIB = 2**20
@@ -34,11 +35,12 @@ class Facts(NamedTuple):
     x86_64_level: Optional[Dict[str, Any]]
 
 
-def prepare(map_dir: pathlib.Path, binary: str, settings: Any, arch: str) -> None:
+def prepare(map_dir: pathlib.Path, binary: str, settings: Any, ours: ExecSettings) -> None:
     """Build the archive if need be, and note in the map directory where it is. Raises TransplantError."""
-    archive = _elsewhere(settings) or _built(binary, settings, arch)
+    archive = _elsewhere(settings) or _built(binary, settings, ours)
     (map_dir / layout.TRANSPLANT).write_text(archive + "\n")
     found = facts(binary, archive)
+    arch = ours.ARCH
     if found is not None and found.machine != arch:
         raise TransplantError(
             f"the archive `{archive}` is for {found.machine}, and the map is for nodes of the kind {arch} (EXEC.ARCH)"
@@ -93,10 +95,11 @@ def name(archive: str) -> str:
     return posixpath.basename(urlsplit(archive).path if "://" in archive else archive)
 
 
-def _built(binary: str, settings: Any, arch: str) -> str:
+def _built(binary: str, settings: Any, ours: ExecSettings) -> str:
     directory = _directory(settings)
     if _truth(settings.get("TRANSPLANT.ASSUME_EXISTS", default=False)):
         return _existing(binary, directory)
+    arch = ours.ARCH
     if arch != platform.machine():
         raise TransplantError(
             f"this Python is for {platform.machine()}, and the map is for nodes of the kind {arch} (EXEC.ARCH): build "
@@ -104,7 +107,13 @@ def _built(binary: str, settings: Any, arch: str) -> str:
         )
     if not sys.executable:
         raise TransplantError("this Python does not know its own path, so it cannot be packed")
-    return _build([binary, "transplant", "build", "--python", sys.executable, "--dir", directory])
+    words = [binary, "transplant", "build", "--python", sys.executable, "--dir", directory]
+    # With other options it is another archive: the build itself knows which of them can be used again.
+    words += [f"--exclude={pattern}" for pattern in ours.EXCLUDE]
+    words += [f"--include={os.path.expanduser(path)}" for path in ours.INCLUDE]
+    if ours.LEVEL is not None:
+        words.append(f"--level={ours.LEVEL}")
+    return _build(words)
 
 
 def _build(words: List[str]) -> str:

@@ -81,6 +81,30 @@ def test_settings_keep_their_types(old: CommandLine) -> None:
         assert why in done.stderr
 
 
+def test_settings_that_no_map_could_be_submitted_with(old: CommandLine) -> None:
+    """htmap-exec's own and the delivery method: HTMap saves whatever it is given."""
+    for setting, value, why in (
+        ("EXEC.TIMEOUT", "soon", "`EXEC.TIMEOUT` takes a number of seconds, not 'soon'"),
+        ("EXEC.BINRAY", "/x", "there is no setting `EXEC.BINRAY`: did you mean EXEC.BINARY?"),
+        ("EXEC", "fast", "EXEC is a section of settings"),
+    ):
+        printed(old.stock("set", setting, value))
+        (old.home / ".htmaprc").unlink()
+        done = old("set", setting, value)
+        assert printed(done, status=2) == ""
+        assert why in done.stderr
+        assert not (old.home / ".htmaprc").exists()
+    printed(old("set", "EXEC.EXCLUDE", "**/tests,*.a"))
+    printed(old("set", "DELIVERY_METHOD", "transplant"))
+    text = (old.home / ".htmaprc").read_text()
+    assert 'EXCLUDE = "**/tests,*.a"' in text and 'DELIVERY_METHOD = "transplant"' in text
+    # A script may register one of its own.
+    for name, why in (("transplnt", "did you mean `transplant`?"), ("by-pigeon", "they are assume, shared, ")):
+        done = old("set", "DELIVERY_METHOD", name)
+        assert done.returncode == 0
+        assert f"WARNING: there is no delivery method `{name}` of HTMap's and htmap-exec's: {why}" in done.stderr
+
+
 def test_transplants_before_the_first_one(old: CommandLine) -> None:
     assert "FileNotFoundError" in old.stock("transplants", "info").stderr
     assert printed(old("transplants", "info")) == "\n"

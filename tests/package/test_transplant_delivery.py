@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -73,6 +74,12 @@ def test_any_base_name(submission: Submission, ours: Any, packed: Path, tmp_path
         ("CACHE_DIR", "here", "absolute path"),
         ("CACHE_SIZE", "lots", "takes a size, such as 20GB"),
         ("KEEP_VARIABLES", "A-B", "takes names of variables"),
+        ("NO_MOUNT", "perhaps", "true or false"),
+        ("LEVEL", 20, "whole number from 1 to 19, not 20"),
+        ("LEVEL", "fast", "whole number from 1 to 19, not 'fast'"),
+        ("EXCLUDE", "a,,b", "a list of patterns"),
+        ("INCLUDE", [1], "a list of paths"),
+        ("NO_MOUT", True, r"no setting `EXEC\.NO_MOUT`: did you mean EXEC\.NO_MOUNT\?"),
     ],
 )
 def test_settings_that_make_no_sense(submission: Submission, ours: Any, name: str, value: str, said: str) -> None:
@@ -165,11 +172,57 @@ def test_archives_of_no_use(ours: Any, packed: Path, tmp_path: Path) -> None:
 
 
 def test_this_python_is_not_for_other_machines(ours: Any, tmp_path: Path) -> None:
-    from htmap_exec import packing
+    from htmap_exec import exec_settings, packing
 
     (tmp_path / "map").mkdir()
+    vax = exec_settings.ExecSettings(ARCH="vax")
     with pytest.raises(htmap_exec.TransplantError, match=r"this Python is for .* nodes of the kind vax \(EXEC\.ARCH\)"):
-        packing.prepare(tmp_path / "map", str(real_binary()), ours.settings, "vax")
+        packing.prepare(tmp_path / "map", str(real_binary()), ours.settings, vax)
+
+
+def test_mounting_can_be_turned_off(submission: Submission, ours: Any, packed: Path) -> None:
+    ours.settings["TRANSPLANT.ALTERNATE_INPUT_PATH"] = str(packed)
+    descriptors, _ = submission("one", "transplant")
+    assert "--no-mount" not in descriptors["arguments"]
+    ours.settings["EXEC.NO_MOUNT"] = "true"
+    descriptors, _ = submission("two", "transplant")
+    assert " --no-mount --transplant " in descriptors["arguments"]
+
+
+def test_what_is_packed_and_how(
+    ours: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Each choice has an archive of its own, which later maps with this choice use again."""
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", tmp_path / "venv"], check=True)
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "venv/bin/python"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    [site] = (tmp_path / "venv/lib").glob("python3*/site-packages")
+    (site / "unwanted").mkdir()
+    (site / "unwanted/data, large").write_text("much")
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/table").write_text("1 2 3")
+
+    def packed_now(name: str, **settings: Any) -> tuple[str, set[str]]:
+        for setting in ("EXCLUDE", "INCLUDE", "LEVEL"):
+            ours.settings[f"EXEC.{setting}"] = settings.get(setting)
+        archive = set_up(ours, tmp_path / name)
+        listed = subprocess.check_output(["tar", "--zstd", "-tf", archive], text=True)
+        return archive, set(listed.splitlines())
+
+    whole, names = packed_now("whole")
+    assert any(name.endswith("unwanted/data, large") for name in names)
+    part, names = packed_now(
+        "part", EXCLUDE=["**/unwanted", "**/no, such"], INCLUDE="~/data/table=share/table", LEVEL="1"
+    )
+    assert part != whole
+    assert "share/table" in names and not any("unwanted" in name for name in names)
+    capfd.readouterr()
+    # As of old archives, of which each says nothing of how it was built.
+    assert packed_now("whole again")[0] == whole
+    same = {"EXCLUDE": ("**/unwanted", "**/no, such"), "INCLUDE": [tmp_path / "data/table=share/table"], "LEVEL": 1}
+    assert packed_now("part again", **same)[0] == part
+    assert "files and directories" not in capfd.readouterr().err
 
 
 def test_stock_htmap_sees_the_archives(ours: Any, packed: Path, store: Path) -> None:

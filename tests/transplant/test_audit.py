@@ -124,4 +124,4 @@ def test_the_largest_packages(prefix: Path, manifest: dict[str, Any], tmp_path: 
     assert shares[f"lib/python{minor}/site-packages/loose/"] == 4_000_000
     text = subprocess.run([binary(), "transplant", "info", archive], capture_output=True, text=True, check=True).stdout
     assert re.search(r"^glibc +2\.\d+ or later, for `", text, re.MULTILINE)
-    assert "Largest   3 MB  heavy 1.2" in text or "Largest   4 MB  heavy 1.2" in text
+    assert "Largest   3 MiB  heavy 1.2" in text or "Largest   4 MiB  heavy 1.2" in text

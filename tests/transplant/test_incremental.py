@@ -207,6 +207,120 @@ def test_a_file_that_goes_on_changing_is_named(
     assert list(store.iterdir()) == []
 
 
+@pytest.fixture
+def log(venv: Path) -> Path:
+    """So large that it is not yet read when what is to be packed is known."""
+    log = packages(venv) / "data.log"
+    log.write_bytes(os.urandom(12_000_000))
+    time.sleep(0.1)
+    return log
+
+
+def built_while(command: list[object], tmp_path: Path, what: Callable[[], object]) -> Done:
+    """Something happens when the tree was looked at, once in each attempt."""
+    env = {"PATH": os.defpath, "XDG_CACHE_HOME": str(tmp_path / "cache")}
+    words = list(map(str, command))
+    said = []
+    with subprocess.Popen(words, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as running:
+        assert running.stdout is not None and running.stderr is not None
+        for line in running.stderr:
+            said.append(line)
+            if "collected after" in line:
+                what()
+        out = running.stdout.read()
+    return subprocess.CompletedProcess(words, running.returncode, out, "".join(said))
+
+
+def append(file: Path, content: bytes = b"one more line\n") -> None:
+    with file.open("ab") as opened:
+        opened.write(content)
+
+
+def unpacked(done: Done, tree: Path) -> Path:
+    subprocess.run([binary(), "transplant", "unpack", archive(done), tree], check=True, stdout=subprocess.DEVNULL)
+    return tree
+
+
+def test_a_log_that_grows_is_taken_as_it_was(
+    venv: Path, build: Command, log: Path, store: Path, tmp_path: Path
+) -> None:
+    before = log.read_bytes()
+    words_ = [*words(venv, store), "--no-compile"]
+    done = built_while(words_, tmp_path, lambda: append(log))
+    assert done.returncode == 0, done.stderr
+    assert f"warning: `{log}` grew while it was packed: what was written to it meanwhile is left out" in done.stderr
+    place = log.relative_to(venv)
+    assert (unpacked(done, tmp_path / "first") / place).read_bytes() == before
+    # What came after it shows.
+    again = build("--no-compile")
+    assert "nothing to do" not in again.stderr and "grew" not in again.stderr
+    assert (unpacked(again, tmp_path / "second") / place).read_bytes() == log.read_bytes() != before
+    assert "nothing to do" in build("--no-compile").stderr
+
+
+def test_a_log_that_somebody_goes_on_writing_to(venv: Path, build: Command, log: Path, tmp_path: Path) -> None:
+    size = log.stat().st_size
+    with subprocess.Popen([sys.executable, "-c", WRITER, log]) as running:
+        assert comes_to(running, lambda: log.stat().st_size > size)
+        done = build()
+        running.kill()
+    assert f"`{log}` grew while it was packed" in done.stderr and "packed again" not in done.stderr
+    taken = (unpacked(done, tmp_path / "tree") / log.relative_to(venv)).read_bytes()
+    assert len(taken) > size
+    assert log.read_bytes().startswith(taken)
+
+
+def test_equal_files_of_which_one_grows(venv: Path, log: Path, store: Path, tmp_path: Path) -> None:
+    other = log.with_name("also.dat")
+    shutil.copy(log, other)
+    time.sleep(0.1)
+    done = built_while(words(venv, store), tmp_path, lambda: append(log))
+    assert done.returncode == 0, done.stderr
+    tree = unpacked(done, tmp_path / "tree")
+    content = other.read_bytes()
+    assert all((tree / each.relative_to(venv)).read_bytes() == content for each in (log, other))
+
+
+REWRITER = """
+import os, sys, time
+while True:
+    with open(sys.argv[1], "r+b") as file:
+        file.write(os.urandom(1000))
+        if sys.argv[2] == "longer":
+            file.seek(0, os.SEEK_END)
+            file.write(b"more")
+    if sys.argv[2] == "shorter":
+        os.truncate(sys.argv[1], os.path.getsize(sys.argv[1]) - 1000)
+    time.sleep(0.001)
+"""
+
+
+@pytest.mark.parametrize("how", ["longer", "shorter", "in its place"])
+def test_a_file_that_is_written_anew_is_no_log(how: str, build: Command, log: Path, store: Path) -> None:
+    """Also where it becomes longer by and by."""
+    with subprocess.Popen([sys.executable, "-c", REWRITER, log, how]) as running:
+        before = log.stat().st_mtime_ns
+        assert comes_to(running, lambda: log.stat().st_mtime_ns != before)
+        done = build(fails=True)
+        running.kill()
+    assert done.stderr.count("it is packed again") == 2
+    assert f"error: `{log}` changed while it was packed\nhint: wait until nothing installs" in done.stderr
+    assert "leave it out with --exclude" in done.stderr
+    assert list(store.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["changing.py", "changing.so.1", "a-1.0.dist-info/RECORD", "changing.pth"])
+def test_what_python_reads_is_no_log(name: str, venv: Path, store: Path, tmp_path: Path) -> None:
+    file = packages(venv) / name
+    file.parent.mkdir(exist_ok=True)
+    file.write_text("x = 1\n" * 10_000)
+    (packages(venv) / "a.dat").write_bytes(os.urandom(6_000_000))
+    time.sleep(0.1)
+    done = built_while(words(venv, store), tmp_path, lambda: append(file, b"x = 2\n"))
+    assert f"`{file}` changed while it was packed: it is packed again" in done.stderr
+    assert done.returncode == 1
+
+
 def test_the_second_of_two_builds_waits(venv: Path, store: Path, tmp_path: Path) -> None:
     env = {"PATH": os.defpath, "XDG_CACHE_HOME": str(tmp_path / "cache")}
     command = [*map(str, words(venv, store))]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import json
 import os
 import re
 import shutil
@@ -188,6 +189,20 @@ def conda(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (scripts / "a.sh").write_text('export FIRST="$CONDA_PREFIX/x" PATH="$CONDA_PREFIX/more:$PATH"\nunexported=1\n')
     (scripts / "c.sh").write_text('if [ -n "$GIVE_UP" ]; then exit 3; fi\n')
     (scripts / "c.fish").write_text("nonsense (\n")
+    of_user = {
+        "OF_USER": 'set by "user"',
+        "OF_BOTH": "user",
+        "DATA": f"{root}/share:{root}-other",
+        "DROPPED_BY_USER": "***unset***",
+        "NOT_SET": "***unset***",
+        "a=b": "no name",
+    }
+    (root / "conda-meta" / "state").write_text(json.dumps({"version": 1, "env_vars": of_user}))
+    of_packages = root / "etc" / "conda" / "env_vars.d"
+    of_packages.mkdir()
+    (of_packages / "package.json").write_text(json.dumps({"OF_PACKAGE": "package", "OF_BOTH": "package", "NOT_SET": "1"}))
+    (of_packages / "broken.json").write_text("{")
+    (scripts / "d.sh").write_text('export SEEN="$OF_USER"\n')
     return build(root / "bin" / f"python{MAIN.minor}", root.parent / "store")
 
 
@@ -200,6 +215,22 @@ def test_scripts_of_conda_packages(node: Node, conda: Path) -> None:
     assert seen["PATH"].startswith(f"{prefix}/more:{prefix}/bin:")
     assert "DROPPED" not in seen and "unexported" not in seen and "VIRTUAL_ENV" not in seen
     assert "noise" not in outcome.stdout and "noise" in outcome.stderr
+
+
+def test_variables_that_conda_sets(node: Node, conda: Path) -> None:
+    """By `conda env config vars set`, and by packages; scripts see them."""
+    value = node.run(conda, LOOK, OF_PACKAGE="of the job", DROPPED_BY_USER="of the job").value
+    seen, prefix = value["environment"], value["prefix"]
+    assert seen["OF_USER"] == seen["SEEN"] == 'set by "user"'
+    assert (seen["OF_PACKAGE"], seen["OF_BOTH"]) == ("package", "user")
+    assert seen["DATA"].startswith(f"{prefix}/share:/") and seen["DATA"].endswith("/prefix-other")
+    assert seen["DROPPED_BY_USER"] == "of the job"
+    assert "NOT_SET" not in seen and "a" not in seen
+
+
+def test_a_variable_of_condas_that_is_kept(node: Node, conda: Path) -> None:
+    seen = node.run(conda, LOOK, "--keep-variable", "OF_USER", OF_USER="of the job").value["environment"]
+    assert (seen["OF_USER"], seen["OF_BOTH"]) == ("of the job", "user")
 
 
 def test_a_script_that_gives_up(node: Node, conda: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import zipfile
 from collections.abc import Callable
@@ -164,3 +165,34 @@ def test_packages_that_are_nobodys_part_are_named(base: Path, pack: Pack, tmp_pa
     [packages] = (tmp_path / "store").glob("*.pip")
     assert "pkg==1.0" in packages.read_text()
     assert "of-user" not in packages.read_text()
+
+
+@pytest.mark.parametrize("half", ["json", "lib-dynload"])
+def test_half_a_standard_library_is_refused(half: str, base: Path, tmp_path: Path) -> None:
+    """As in the environments of virtualenv 16, whose `site` finds the other half where it was."""
+    python = copy_of_prefix(MAIN, tmp_path / "half")
+    library, other = (each.parents[1] / "lib" / MINOR for each in (python, base))
+    shutil.rmtree(library / half)
+    found = other / half if half == "lib-dynload" else other
+    (library / "sitecustomize.py").write_text(f"import sys\nsys.path.append({str(found)!r})\n")
+    env = {"PATH": os.defpath, "XDG_CACHE_HOME": str(tmp_path / "cache")}
+    words = [binary(), "transplant", "build", "--python", python, "--dir", tmp_path / "store", "--no-check"]
+    done = subprocess.run(list(map(str, words)), env=env, capture_output=True, text=True)
+    assert done.returncode == 1, done.stderr
+    # Without one of its own, Python looks for lib-dynload where it was built to be as well.
+    found = "" if half == "lib-dynload" else f"{found}`, outside"
+    assert f"cannot pack `{python.parents[1]}`: parts of its standard library are in `{found}" in done.stderr
+    assert "python -m venv" in done.stderr
+
+
+def test_what_is_left_out_is_not_listed(base: Path, pack: Pack, tmp_path: Path) -> None:
+    """Also where its metadata alone is left out: nobody would find the version that is named."""
+    install(site_of(base), "pkg", "1.0", {"pkg.py": ""})
+    install(site_of(base), "other", "1.0", {"other.py": ""})
+    (site_of(base) / "old-1.0.egg-info").write_text("Name: old\nVersion: 1.0\n")
+    (site_of(base) / "kept-1.0.egg-info").write_text("Name: kept\nVersion: 1.0\n")
+    pack(base, "--exclude", "**/pkg*", "--exclude", "**/old-*")
+    [packages] = (tmp_path / "store").glob("*.pip")
+    listed = packages.read_text()
+    assert "other==1.0" in listed and "kept==1.0" in listed
+    assert "pkg" not in listed and "old" not in listed

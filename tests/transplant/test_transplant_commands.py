@@ -129,6 +129,21 @@ def test_every_command_takes_every_name(built: Archives, tmp_path: Path, name: C
     assert Path(unpacked["python"]).is_file()
 
 
+def test_what_is_no_python_is_said_once(tmp_path: Path) -> None:
+    """And without all that it was asked, which programs repeat."""
+    said = run("build", "--python", "/bin/ls", "--dir", tmp_path, fails=True)
+    assert said == "htmap-exec: error: cannot use `/bin/ls`: it ended with exit status: 2: it does not run Python\n"
+    for option in ("--python", "--from"):
+        said = run("build", option, tmp_path / "nope", "--dir", tmp_path, fails=True)
+        assert said.count("No such file or directory") == 1
+
+
+def test_a_name_of_nothing_is_no_damaged_archive(tmp_path: Path) -> None:
+    said = run("info", "nosuch", "--dir", tmp_path, fails=True)
+    assert f"`nosuch` does not name an archive: there is neither such a file nor such a digest in `{tmp_path}`" in said
+    assert "build it again" not in said and "`htmap-exec transplant list` shows which there are" in said
+
+
 def test_an_ambiguous_name_lists_what_it_may_mean(store: Path) -> None:
     for name in ("abcd1" + "0" * 59, "abcd2" + "0" * 59):
         (store / name).touch()

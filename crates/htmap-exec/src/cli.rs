@@ -53,7 +53,7 @@ pub(crate) enum Command {
     /// List the distributions that a Python has, as `pip freeze` does, from their metadata
     Packages {
         /// The interpreter [default: the one that `htmap-exec python` picks]
-        #[arg(long, value_name = "PATH")]
+        #[arg(long, alias = "from", value_name = "PATH")]
         python: Option<PathBuf>,
     },
     /// Run a command of HTMap's: `htmap-exec htmap --help` lists them
@@ -205,8 +205,9 @@ pub(crate) enum ImageFormat {
 #[derive(Debug, Args)]
 pub(crate) struct ImageRecipe {
     /// The interpreter [default: the one that `htmap-exec python` picks]
-    #[arg(long, value_name = "PYTHON")]
-    pub(crate) from: Option<PathBuf>,
+    // As long as it was the only command with an option of this name, it was `--from`.
+    #[arg(long, alias = "from", value_name = "PATH")]
+    pub(crate) python: Option<PathBuf>,
 
     /// Who is to build it
     #[arg(long, value_enum, default_value = "dockerfile")]

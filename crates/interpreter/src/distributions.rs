@@ -60,6 +60,16 @@ impl Distributions {
 
     /// The lines of `pip freeze` for a Python with this `sys.path`.
     pub fn freeze(&mut self, sys_path: &[PathBuf], version: PythonVersion) -> Vec<String> {
+        self.freeze_of(sys_path, version, &|_| true)
+    }
+
+    /// The same of those alone whose metadata is `wanted`, by where it lies.
+    pub fn freeze_of(
+        &mut self,
+        sys_path: &[PathBuf],
+        version: PythonVersion,
+        wanted: &dyn Fn(&Path) -> bool,
+    ) -> Vec<String> {
         // pip leaves out itself, and what used to come with it before Python 3.12.
         let skipped: &[&str] = if version
             >= (PythonVersion {
@@ -76,7 +86,10 @@ impl Distributions {
             self.read(directory);
             for found in &self.directories[directory] {
                 let canonical = canonical_name(&found.name);
-                if !skipped.contains(&canonical.as_str()) && seen.insert(canonical) {
+                if !skipped.contains(&canonical.as_str())
+                    && wanted(&found.path)
+                    && seen.insert(canonical)
+                {
                     lines.push((found.name.to_lowercase(), found.line.clone()));
                 }
             }

@@ -15,6 +15,8 @@ use crate::version::PythonVersion;
 const PROGRAM: &str = include_str!("probe.py");
 /// What its answer begins with.
 const BEGIN: &[u8] = b"htmap-exec probe\0";
+/// A line of it is told by so many bytes.
+const LEAST: usize = 10;
 const LIMIT: Duration = Duration::from_secs(30);
 /// For what it said to be read, once it has ended.
 const GRACE: Duration = Duration::from_secs(1);
@@ -48,7 +50,7 @@ pub struct Interpreter {
 pub enum ProbeError {
     /// The kernel did not start it.
     #[error("it cannot be started: {0}")]
-    Start(#[source] io::Error),
+    Start(io::Error),
     /// It hangs.
     #[error("it did not answer within {} s", LIMIT.as_secs())]
     TimedOut,
@@ -65,9 +67,19 @@ pub enum ProbeError {
     Unreadable,
 }
 
+/// What it said last; of a program that is no Python often what it was asked, in full.
 fn last_line(stderr: &str) -> String {
-    let line = stderr.lines().rev().find(|line| !line.trim().is_empty());
-    line.map_or_else(String::new, |line| format!(": {}", line.trim()))
+    let mut lines = stderr.lines().rev().map(str::trim);
+    match lines.find(|line| !line.is_empty()) {
+        None => String::new(),
+        Some(line) if repeats_us(line) => ": it does not run Python".to_owned(),
+        Some(line) => format!(": {line}"),
+    }
+}
+
+fn repeats_us(line: &str) -> bool {
+    let mut ours = PROGRAM.lines().map(str::trim);
+    ours.any(|each| each.len() >= LEAST && line.contains(each))
 }
 
 /// What it says; where something else has written to stdout before it, such as a `sitecustomize`, after that.

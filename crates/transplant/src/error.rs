@@ -38,6 +38,14 @@ pub enum Error {
         /// Why not.
         reason: String,
     },
+    /// There is no such archive, or there are several.
+    #[error("`{name}` does not name an archive: {reason}")]
+    Unknown {
+        /// As it was given.
+        name: PathBuf,
+        /// What it may be instead.
+        reason: String,
+    },
     /// The archive is cut off, damaged, or none of ours.
     #[error("`{path}` is no whole transplant: {reason}")]
     Damaged {
@@ -78,11 +86,14 @@ impl Error {
                 }
                 _ => None,
             },
-            Self::Changed { .. } => {
-                Some("wait until nothing installs into the environment, and build again")
-            }
+            Self::Changed { .. } => Some(
+                "wait until nothing installs into the environment, or leave it out with --exclude, and build again",
+            ),
             Self::Unreadable { .. } => Some("make them readable, or leave them out with --exclude"),
             Self::Unsupported { .. } => None,
+            Self::Unknown { .. } => {
+                Some("`htmap-exec transplant list` shows which there are, `--dir` says where")
+            }
             Self::Damaged { .. } => Some("copy or build it again"),
             Self::Hostile { .. } => {
                 Some("do not use it; build one with `htmap-exec transplant build`")

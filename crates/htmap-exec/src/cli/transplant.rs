@@ -121,7 +121,7 @@ pub(crate) struct TransplantPrune {
 #[allow(clippy::struct_excessive_bools)]
 pub(crate) struct TransplantBuild {
     /// The interpreter [default: the one that `htmap-exec python` picks]
-    #[arg(long, value_name = "PATH")]
+    #[arg(long, alias = "from", value_name = "PATH")]
     pub(crate) python: Option<PathBuf>,
 
     /// Where the archive goes [default: transplants in HTMAP_DIR, else ~/.htmap/transplants]

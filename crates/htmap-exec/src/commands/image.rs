@@ -14,7 +14,7 @@ use htmap_exec_image::{
 use htmap_exec_interpreter::probe;
 
 use crate::cli::{ImageBuild, ImageCheck, ImageCommand, ImageFormat, ImageRecipe};
-use crate::commands::python;
+use crate::commands::{counted, python};
 use crate::exit;
 
 pub(crate) fn run(command: ImageCommand) -> anyhow::Result<ExitCode> {
@@ -26,7 +26,7 @@ pub(crate) fn run(command: ImageCommand) -> anyhow::Result<ExitCode> {
 }
 
 fn recipe(options: &ImageRecipe) -> anyhow::Result<ExitCode> {
-    let interpreter = match &options.from {
+    let interpreter = match &options.python {
         Some(path) => probe(path).with_context(|| format!("cannot use `{}`", path.display()))?,
         None => python::discover()?,
     };
@@ -72,10 +72,10 @@ fn recipe(options: &ImageRecipe) -> anyhow::Result<ExitCode> {
     let count = environment.packages.len() + environment.conda.len();
     writeln!(
         err,
-        "{} {}, {count} package{}",
+        "{} {}, {}",
         interpreter.implementation,
         interpreter.full_version,
-        if count == 1 { "" } else { "s" },
+        counted(count, "package"),
     )?;
     if !environment.left_out.is_empty() && !options.allow_missing {
         bail!(

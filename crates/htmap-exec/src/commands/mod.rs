@@ -29,3 +29,9 @@ pub(crate) fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
         Command::Packages { python } => packages::run(python.as_deref()),
     }
 }
+
+/// `1 package`, `2 packages`.
+fn counted(count: usize, what: &str) -> String {
+    let end = if count == 1 { "" } else { "s" };
+    format!("{count} {what}{end}")
+}

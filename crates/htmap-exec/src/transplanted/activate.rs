@@ -90,6 +90,14 @@ pub(super) fn environment(
         set("CONDA_DEFAULT_ENV", root.into());
         set("CONDA_SHLVL", "1".into());
     }
+    let of_conda: BTreeMap<&str, OsString> = places
+        .variables_at(root)
+        .filter(|(name, _)| !keep.iter().any(|kept| kept == *name))
+        .collect();
+    for (name, value) in &of_conda {
+        set(name, value.clone());
+    }
+    let outer = |name: &str| of_conda.get(name).cloned().or_else(|| outer(name));
     let outer_path = outer("LD_LIBRARY_PATH");
     let mut libraries = transplant::libraries(root, manifest, node, outer_path.as_deref());
     for remark in &libraries.remarks {

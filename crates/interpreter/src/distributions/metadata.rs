@@ -16,6 +16,8 @@ const LARGEST_NOTE: u64 = 64 << 10;
 /// A distribution.
 #[derive(Debug, Clone)]
 pub(super) struct Found {
+    /// The file or directory that says so.
+    pub(super) path: PathBuf,
     /// As its metadata spells it.
     pub(super) name: String,
     pub(super) version: String,
@@ -34,7 +36,8 @@ pub(super) fn read_directory(directory: &Path) -> Vec<Found> {
         // Python imports from archives as well.
         Err(error) if error.kind() == io::ErrorKind::NotADirectory => {
             let heads = zipped::heads(directory);
-            return heads.iter().map(|head| found(head, None)).collect();
+            let found = |head| found(directory, head, None);
+            return heads.iter().map(found).collect();
         }
         Err(_) => return Vec::new(),
     };
@@ -48,8 +51,9 @@ pub(super) fn read_directory(directory: &Path) -> Vec<Found> {
         .iter()
         .filter_map(|name| {
             if is_egg && name.eq_ignore_ascii_case(zipped::EGG_INFO) {
-                let head = head(&directory.join(name).join("PKG-INFO")).ok()?;
-                return Some(found(&head, None));
+                let path = directory.join(name);
+                let head = head(&path.join("PKG-INFO")).ok()?;
+                return Some(found(&path, &head, None));
             }
             read(directory, name)
         })
@@ -69,7 +73,7 @@ fn read(directory: &Path, entry: &str) -> Option<Found> {
     let path = directory.join(entry);
     if entry.ends_with(".dist-info") {
         let head = head(&path.join("METADATA")).ok()?;
-        let mut found = found(&head, direct_url::read(&path));
+        let mut found = found(&path, &head, direct_url::read(&path));
         found.installer = regular::read_text(&path.join("INSTALLER"), LARGEST_NOTE)
             .ok()
             .map(|text| text.trim().to_owned());
@@ -78,7 +82,7 @@ fn read(directory: &Path, entry: &str) -> Option<Found> {
     if entry.ends_with(".egg-info") {
         let head = head(&path.join("PKG-INFO")).or_else(|_| head(&path)).ok()?;
         // `setup.py develop` leaves the metadata with the sources and a link elsewhere.
-        return Some(found(&head, None));
+        return Some(found(&path, &head, None));
     }
     if entry.ends_with(".egg-link") {
         return read_link(&path);
@@ -97,14 +101,14 @@ fn read_link(link: &Path) -> Option<Found> {
             .then_some(path)
     })?;
     let head = head(&egg_info.join("PKG-INFO")).ok()?;
-    Some(found(&head, Some(Source::Editable(project))))
+    Some(found(link, &head, Some(Source::Editable(project))))
 }
 
 fn head(path: &Path) -> io::Result<Head> {
     head::read(regular::open(path)?)
 }
 
-fn found(head: &Head, source: Option<Source>) -> Found {
+fn found(path: &Path, head: &Head, source: Option<Source>) -> Found {
     let field = |wanted: &str| {
         head.iter()
             .find(|(name, _)| name == wanted)
@@ -118,6 +122,7 @@ fn found(head: &Head, source: Option<Source>) -> Found {
         Some(source) => source.line(&name, &pinned),
     };
     Found {
+        path: path.to_path_buf(),
         name,
         version,
         line,

@@ -1,9 +1,12 @@
 //! What an archive says of itself: which Python it is, what is installed in it, and what it needs.
 
+use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::path::{Component, Path};
 
 use serde::{Deserialize, Serialize};
 
+use crate::archive::place::ROOT;
 use crate::versions::is_older;
 
 /// Part of what the digest is made of: so it names nothing of the time, place or tool of its making.
@@ -59,6 +62,24 @@ pub struct Places {
     pub certificates: Vec<String>,
     /// Scripts that conda packages want sourced, in this order.
     pub scripts: Vec<String>,
+    /// Variables that conda sets when it activates the environment, with [`ROOT`] for where it lies.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub variables: BTreeMap<String, String>,
+}
+
+impl Places {
+    /// What conda sets when it activates the environment, if it lies there.
+    pub fn variables_at(&self, root: &Path) -> impl Iterator<Item = (&str, OsString)> {
+        self.variables.iter().map(move |(name, value)| {
+            let mut parts = value.split(ROOT);
+            let mut there = OsString::from(parts.next().unwrap_or_default());
+            for part in parts {
+                there.push(root);
+                there.push(part);
+            }
+            (name.as_str(), there)
+        })
+    }
 }
 
 /// What it asks of a node, as far as that could be found out.
@@ -189,7 +210,7 @@ impl Manifest {
         for share in largest {
             lines.push((
                 "Largest",
-                format!("{} MB  {}", share.bytes.div_ceil(1_000_000), share.name),
+                format!("{} MiB  {}", share.bytes.div_ceil(1 << 20), share.name),
             ));
         }
         lines

@@ -23,5 +23,8 @@ pub(crate) const INCLUDED: &str = "share/htmap-exec/include";
 /// The list of what names the place where it lies, and has to be edited for another.
 pub(crate) const EDITS: &str = "lib/htmap-exec-edits.json";
 
+/// In texts of the manifest: the root of the tree, wherever it lies.
+pub(crate) const ROOT: &str = "@htmap-exec-prefix@";
+
 /// The first such list, which is read and no longer written.
 pub const RECORD: &str = "conda-meta/htmap-exec-prefixes.json";

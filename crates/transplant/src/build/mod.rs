@@ -4,6 +4,7 @@ pub(crate) mod check;
 pub(crate) mod compile;
 pub(crate) mod describe;
 pub(crate) mod export;
+mod growth;
 pub(crate) mod memory;
 pub(crate) mod pack;
 mod plan;

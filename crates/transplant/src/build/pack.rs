@@ -3,11 +3,11 @@
 //! The plan depends on paths and sizes alone, so the same tree gives the same bytes with any number
 //! of threads.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::io::{self, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Condvar, Mutex};
+use std::sync::{Condvar, Mutex, PoisonError};
 
 use zstd::zstd_safe::CParameter;
 
@@ -18,6 +18,7 @@ use crate::archive::index::Digest;
 use crate::archive::listing::{self, CHUNK, Sum};
 use crate::archive::order::order;
 use crate::archive::outline::{header, sequence};
+use crate::build::growth;
 use crate::build::memory::{self, Kept, Key, Memory};
 use crate::build::plan::{FRAME, Part, Plan, SELDOM, plan};
 use crate::build::same::same;
@@ -37,6 +38,8 @@ pub struct Packed {
     pub size: u64,
     /// Bytes of the files in it.
     pub content: u64,
+    /// Files that somebody appended to meanwhile: of them there is what there was before.
+    pub grown: Vec<PathBuf>,
     pub(crate) frames: Vec<Kept>,
 }
 
@@ -81,6 +84,7 @@ pub fn pack(
         }
         memory::key(&[&bytes])
     };
+    let grown = Mutex::new(BTreeSet::new());
     // With the digests of the chunks in it.
     let fill = |index: usize, raw: &mut Vec<u8>| -> Result<Vec<Sum>, Error> {
         raw.clear();
@@ -95,8 +99,11 @@ pub fn pack(
                     length,
                 } => {
                     let begin = raw.len();
-                    if let Some(content) = &contents[entry] {
-                        read(content, from, length, raw)?;
+                    if let Some(content) = &contents[entry]
+                        && read(content, from, length, raw)?
+                    {
+                        let mut grown = grown.lock().unwrap_or_else(PoisonError::into_inner);
+                        grown.insert(entry);
                     }
                     let chunk = usize::try_from(CHUNK).expect("small");
                     let chunks = raw[begin..].chunks(chunk);
@@ -165,6 +172,8 @@ pub fn pack(
         let of_both = chunks[first].clone();
         chunks[index] = of_both;
     }
+    let grown = grown.into_inner().unwrap_or_else(PoisonError::into_inner);
+    let grown = growth::confirm(grown, entries, contents, &same, &chunks)?;
     let frames: Vec<Frame> = kept_frames.iter().map(|kept| kept.frame.clone()).collect();
     let begin = frames.iter().map(|frame| frame.compressed).sum();
     let (index, digest) = listing::encode(&manifest()?, entries, &chunks, (&places, &frames, hot));
@@ -175,6 +184,7 @@ pub fn pack(
         .map_err(Error::io("write", Path::new("the archive")))?;
     Ok(Packed {
         frames: kept_frames,
+        grown,
         digest,
         size: begin + index.len() as u64,
         content: entry::bytes(entries),

@@ -44,8 +44,8 @@ pub struct Source {
     pub contents: Vec<Option<Content>>,
     /// The interpreter, below the root.
     pub python: String,
-    /// Of what Python looks through here, that which came along.
-    pub sys_path: Vec<PathBuf>,
+    /// Of what Python looks through here, that which came along, and where it lies in the tree.
+    sys_path: Vec<(PathBuf, PathBuf)>,
     /// What could not be taken along as it was, each in a sentence.
     pub remarks: Vec<String>,
     /// Libraries of this machine that come along.
@@ -148,7 +148,7 @@ fn look(
     collector.settle_links()?;
     let libraries = collector.add_libraries(&python, &site)?;
     collector.name_apart();
-    let sys_path = collector.compare(interpreter, &site, debian);
+    let sys_path = collector.compare(interpreter, &site, debian)?;
     collector.note_edits(&interpreter.base_prefix)?;
     if !collector.has(Path::new(&python)) {
         return Err(Error::Unsupported {

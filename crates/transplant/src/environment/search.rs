@@ -11,10 +11,12 @@ use std::fs;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Component, Path, PathBuf};
 
-use htmap_exec_interpreter::{Distribution, Distributions, Interpreter};
+use htmap_exec_interpreter::{Distribution, Distributions, Interpreter, PythonVersion};
 
+use super::Source;
 use super::collector::{Collector, key};
 use super::editable;
+use crate::archive::entry::Entry;
 use crate::archive::place::BASE;
 use crate::error::Error;
 use crate::relocate::content::Content;
@@ -124,18 +126,18 @@ impl Collector<'_> {
     }
 
     /// Compares what Python looks through here with what it will look through in the archive, and
-    /// names what differs. What came along, as it is called here.
+    /// names what differs. What came along, as it is called here, and where it lies in the tree.
     pub(super) fn compare(
         &mut self,
         interpreter: &Interpreter,
         site: &Path,
         debian: bool,
-    ) -> Vec<PathBuf> {
+    ) -> Result<Vec<(PathBuf, PathBuf)>, Error> {
         let mut theirs = self.looked_through(site);
         if debian {
             theirs.extend(self.looked_through(Path::new("lib/python3/dist-packages")));
         }
-        let (mut packed, mut places, mut outside) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut packed, mut outside) = (Vec::new(), Vec::new());
         for directory in &interpreter.sys_path {
             let Ok(real) = directory.canonicalize() else {
                 // Such as the standard library's zip.
@@ -143,10 +145,7 @@ impl Collector<'_> {
                 continue;
             };
             match self.place_of(&real) {
-                Some(place) => {
-                    packed.push(directory.clone());
-                    places.push(place);
-                }
+                Some(place) => packed.push((directory.clone(), place)),
                 // Else it was excluded.
                 None if self.old.inside(&real).is_none() => outside.push(directory.clone()),
                 None => {}
@@ -161,6 +160,7 @@ impl Collector<'_> {
             }
             common
         };
+        let (here, places): (Vec<_>, Vec<_>) = packed.iter().cloned().unzip();
         let (ours, theirs) = (order(&places, &theirs), order(&theirs, &places));
         if let Some((here, there)) = ours.iter().zip(&theirs).find(|(here, there)| here != there) {
             self.remarks.push(format!(
@@ -170,9 +170,20 @@ impl Collector<'_> {
             ));
         }
         for directory in &outside {
-            self.name_outside(interpreter, directory, &packed);
+            if is_of_standard_library(directory) {
+                return Err(Error::Unsupported {
+                    path: self.old.prefix.clone(),
+                    reason: format!(
+                        "parts of its standard library are in `{}`, outside of it and of the Python \
+                         that it says it was made from, as virtualenv before version 20 has it; make a \
+                         new environment by `python -m venv`",
+                        directory.display()
+                    ),
+                });
+            }
+            self.name_outside(interpreter, directory, &here);
         }
-        packed
+        Ok(packed)
     }
 
     /// What is on the path and not in the archive: of the user's own site, of PYTHONPATH.
@@ -227,6 +238,41 @@ impl Collector<'_> {
             directory.display()
         ));
     }
+}
+
+impl Source {
+    /// The packages in it, as `pip freeze` lists them.
+    pub(crate) fn packages(&self, version: PythonVersion) -> Vec<String> {
+        let here: Vec<PathBuf> = self.sys_path.iter().map(|(here, _)| here.clone()).collect();
+        Distributions::new().freeze_of(&here, version, &|path| {
+            let mut directories = self.sys_path.iter();
+            directories.any(|(here, place)| {
+                let below = path.strip_prefix(here);
+                below.is_ok_and(|below| {
+                    self.has(
+                        &place
+                            .components()
+                            .chain(below.components())
+                            .collect::<PathBuf>(),
+                    )
+                })
+            })
+        })
+    }
+
+    fn has(&self, path: &Path) -> bool {
+        let wanted = key(path);
+        let key_of = |entry: &Entry| key(Path::new(OsStr::from_bytes(&entry.path)));
+        let found = self
+            .entries
+            .binary_search_by(|entry| key_of(entry).cmp(&wanted));
+        found.is_ok()
+    }
+}
+
+/// Its modules, or those of them that are libraries.
+fn is_of_standard_library(directory: &Path) -> bool {
+    directory.join("os.py").is_file() || directory.ends_with("lib-dynload")
 }
 
 fn is_module(path: &Path) -> bool {

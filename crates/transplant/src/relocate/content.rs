@@ -1,5 +1,6 @@
 //! Where the bytes of a file come from, and the one way to read them.
 
+use std::ffi::OsStr;
 use std::fs::{File, Metadata};
 use std::io;
 use std::os::unix::ffi::OsStrExt as _;
@@ -9,6 +10,9 @@ use std::path::{Path, PathBuf};
 use super::splice::{Splice, Spliced};
 use crate::archive::encoding::put_bytes;
 use crate::error::Error;
+
+/// What Python and the loader read.
+const CODE: [&[u8]; 6] = [b".py", b".pyc", b".pyi", b".pth", b".so", b".a"];
 
 /// What tells whether a file is still as it was: a change time cannot be set back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,6 +29,11 @@ impl Stamp {
             metadata.ctime().cast_unsigned(),
             metadata.ctime_nsec().cast_unsigned(),
         ])
+    }
+
+    /// The same file, with more in it.
+    fn has_grown_to(&self, now: &Self) -> bool {
+        now.0[0] > self.0[0] && now.0[1] == self.0[1]
     }
 
     pub(crate) fn bytes(&self) -> [u8; 48] {
@@ -95,30 +104,33 @@ impl Content {
     }
 }
 
+/// Reads a part of it. Whether the file was longer than before: then somebody has to see to it that what was
+/// read belongs together (`build/growth.rs`).
 pub(crate) fn read(
     content: &Content,
     from: u64,
     length: u64,
     raw: &mut Vec<u8>,
-) -> Result<(), Error> {
+) -> Result<bool, Error> {
     match content {
         Content::Made(bytes) => {
             let from = usize::try_from(from).expect("it is in memory");
             let length = usize::try_from(length).expect("it is in memory");
             raw.extend_from_slice(&bytes[from..from + length]);
-            Ok(())
+            Ok(false)
         }
         Content::OnDisk(path, stamp) => {
             let file = Unchanged::open(path, *stamp)?;
             file.read(from, length, raw)?;
-            file.close()
+            file.close_or_grown()
         }
         Content::Patched(path, stamp, spliced) => {
             let file = Unchanged::open(path, *stamp)?;
             spliced.read(from, length, raw, |from, length, raw| {
                 file.read(from, length, raw)
             })?;
-            file.close()
+            file.close()?;
+            Ok(false)
         }
     }
 }
@@ -151,12 +163,43 @@ impl<'a> Unchanged<'a> {
         }
     }
 
+    fn metadata(&self) -> Result<Metadata, Error> {
+        self.file.metadata().map_err(Error::io("read", self.path))
+    }
+
     fn close(self) -> Result<(), Error> {
-        let metadata = self.file.metadata().map_err(Error::io("read", self.path))?;
-        if Stamp::of(&metadata) == self.stamp {
+        if Stamp::of(&self.metadata()?) == self.stamp {
             Ok(())
         } else {
             Err(self.changed())
         }
     }
+
+    /// The same, but for a file that may have grown: whether it has.
+    fn close_or_grown(self) -> Result<bool, Error> {
+        let metadata = self.metadata()?;
+        let now = Stamp::of(&metadata);
+        let has_grown = self.stamp.has_grown_to(&now) && may_grow(self.path, &metadata);
+        if now == self.stamp || has_grown {
+            Ok(has_grown)
+        } else {
+            Err(self.changed())
+        }
+    }
+}
+
+/// Whether somebody may append to it while it is packed, as to a log. The first part of a module, program or
+/// library is none, and what packages are installed as is written by installers.
+fn may_grow(path: &Path, metadata: &Metadata) -> bool {
+    let is_installers = |name: &OsStr| {
+        let name = name.as_bytes();
+        name.ends_with(b".dist-info") || name.ends_with(b".egg-info") || name == b"conda-meta"
+    };
+    let name = path.file_name().unwrap_or_default().as_bytes();
+    let ends = |end: &&[u8]| name.ends_with(end);
+    let is_code = CODE.iter().any(ends) || name.windows(4).any(|part| part == b".so.");
+    metadata.is_file()
+        && metadata.mode() & 0o111 == 0
+        && !is_code
+        && !path.iter().any(is_installers)
 }

@@ -12,6 +12,7 @@ use super::old::Old;
 use super::script::shebang;
 use super::search_path::{self, Linked};
 use super::splice::{Splice, Spliced};
+use crate::archive::place::ROOT;
 use crate::error::Error;
 
 /// Of the lines by which a script finds its interpreter: two paths, and more than kernels read.
@@ -108,7 +109,7 @@ pub(crate) fn mended(
 
 /// The variables that Python was built with, if they name the place that it was installed to.
 fn sysconfig(old: &Old, text: &[u8]) -> Option<Vec<u8>> {
-    const PLACE: &[u8] = b"@htmap-exec-prefix@";
+    const PLACE: &[u8] = ROOT.as_bytes();
     let found = old.namings_of_build(text);
     if found.is_empty() {
         return None;

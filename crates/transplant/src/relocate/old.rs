@@ -51,7 +51,7 @@ impl Old {
     }
 
     /// Where a text names it, and with how many bytes.
-    pub(super) fn namings(&self, text: &[u8]) -> Vec<(usize, usize)> {
+    pub(crate) fn namings(&self, text: &[u8]) -> Vec<(usize, usize)> {
         all_namings(&self.named, text)
     }
 

@@ -121,8 +121,8 @@ pub fn find(directory: &Path, name: &Path) -> Result<PathBuf, Error> {
     if name.is_file() {
         return Ok(name.to_path_buf());
     }
-    let wrong = |reason: String| Error::Damaged {
-        path: name.to_path_buf(),
+    let wrong = |reason: String| Error::Unknown {
+        name: name.to_path_buf(),
         reason,
     };
     let start = name.to_str().unwrap_or_default();

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
-use htmap_exec_interpreter::{Distributions, Interpreter, probe};
+use htmap_exec_interpreter::{Interpreter, probe};
 use htmap_exec_transplant::{
     self as transplant, Archive, Error, Format, Included, Manifest, Memory, Packed, Source,
 };
@@ -15,7 +15,7 @@ use serde_json::json;
 
 use super::{cache, describe, directory, manifest, size};
 use crate::cli::{TransplantBuild, TransplantFormat};
-use crate::commands::python;
+use crate::commands::{counted, python};
 
 /// How often an environment is packed that changes meanwhile.
 const ATTEMPTS: usize = 3;
@@ -153,8 +153,7 @@ impl Build<'_> {
             let checked = (!self.options.no_check)
                 .then(|| transplant::check(&self.interpreter, &source, &memory))
                 .transpose()?;
-            let packages = Distributions::new().freeze(&source.sys_path, self.interpreter.version);
-            let manifest = transplant::describe(&self.interpreter, &source, packages);
+            let manifest = transplant::describe(&self.interpreter, &source)?;
             self.passed("checked and audited");
             Ok((manifest, checked))
         };
@@ -173,6 +172,12 @@ impl Build<'_> {
         let (path, packed, manifest) = built?;
         let remark = checked.as_ref().and_then(|checked| checked.remark.clone());
         source.remarks.extend(remark);
+        source.remarks.extend(packed.grown.iter().map(|path| {
+            format!(
+                "`{}` grew while it was packed: what was written to it meanwhile is left out",
+                path.display()
+            )
+        }));
         self.passed("packed");
         if let (Some(place), true) = (place, source.ledger.is_settled())
             && let Err(error) = (source.ledger)
@@ -267,12 +272,6 @@ impl Build<'_> {
     fn passed(&self, what: &str) {
         tracing::debug!("{what} after {:.2?}", self.begun.elapsed());
     }
-}
-
-/// `1 package`, `2 packages`.
-fn counted(count: usize, what: &str) -> String {
-    let end = if count == 1 { "" } else { "s" };
-    format!("{count} {what}{end}")
 }
 
 fn bar(total: u64) -> ProgressBar {

@@ -8,6 +8,7 @@ use htmap_exec_transplant::{self as transplant, Archive, Change, Manifest};
 use serde_json::{Value, json};
 
 use super::manifest;
+use crate::commands::counted;
 
 pub(super) fn diff(
     directory: &Path,
@@ -90,10 +91,15 @@ pub(super) fn diff(
             }
         }
     }
+    let differ = if packages.len() == 1 {
+        "differs"
+    } else {
+        "differ"
+    };
     writeln!(
         out,
-        "{} packages differ; {} files and directories were added, {} removed, {} changed",
-        packages.len(),
+        "{} {differ}; files and directories: {} added, {} removed, {} changed",
+        counted(packages.len(), "package"),
         files.added.len(),
         files.removed.len(),
         files.changed.len()

@@ -9,6 +9,7 @@ use htmap_exec_transplant::{self as transplant, Archive};
 use serde_json::{Value, json};
 
 use super::{manifest, size};
+use crate::commands::counted;
 
 pub(super) fn list(directory: &Path, as_json: bool) -> anyhow::Result<()> {
     let mut found = transplant::list(directory)?;
@@ -41,9 +42,9 @@ pub(super) fn list(directory: &Path, as_json: bool) -> anyhow::Result<()> {
                 let age = SystemTime::now().duration_since(file.built);
                 writeln!(
                     out,
-                    "{name}  Python {}, {} packages, {} in {}, {} ago",
+                    "{name}  Python {}, {}, {} in {}, {} ago",
                     manifest.python_version,
-                    manifest.packages.len(),
+                    counted(manifest.packages.len(), "package"),
                     size(archive.bytes()),
                     size(file.size),
                     indicatif::HumanDuration(age.unwrap_or_default()),
