@@ -200,7 +200,9 @@ def conda(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (root / "conda-meta" / "state").write_text(json.dumps({"version": 1, "env_vars": of_user}))
     of_packages = root / "etc" / "conda" / "env_vars.d"
     of_packages.mkdir()
-    (of_packages / "package.json").write_text(json.dumps({"OF_PACKAGE": "package", "OF_BOTH": "package", "NOT_SET": "1"}))
+    (of_packages / "package.json").write_text(
+        json.dumps({"OF_PACKAGE": "package", "OF_BOTH": "package", "NOT_SET": "1"})
+    )
     (of_packages / "broken.json").write_text("{")
     (scripts / "d.sh").write_text('export SEEN="$OF_USER"\n')
     return build(root / "bin" / f"python{MAIN.minor}", root.parent / "store")
