@@ -80,5 +80,7 @@ def test_a_transplant_that_is_not_built_yet(enabled: Any) -> None:
 
 
 def test_unknown(enabled: Any) -> None:
-    with pytest.raises(htmap_exec.HtmapExecError, match=r"'dokcer' .*: they are assume, shared, docker"):
+    with pytest.raises(htmap_exec.HtmapExecError, match=r"'dokcer' .*: did you mean `docker`\?"):
         htmap_exec.explain("dokcer")
+    with pytest.raises(htmap_exec.HtmapExecError, match=r"'quite other' .*: they are assume, shared, docker"):
+        htmap_exec.explain("quite other")
