@@ -43,7 +43,7 @@ def use(x: int) -> tuple[int, str, str]:
 
 
 def recipe(environment: Path, directory: Path, *options: str) -> subprocess.CompletedProcess[str]:
-    return run(binary(), "image", "recipe", "--from", environment, "-o", directory, *options)
+    return run(binary(), "image", "recipe", "--from", environment, "-o", directory, "--allow-missing", *options)
 
 
 def test_what_is_in_a_recipe(environment: Path, tmp_path: Path) -> None:
@@ -96,7 +96,7 @@ def test_shared_libraries_that_packages_do_not_bring(environment: Path, tmp_path
         run(*compile_, path, "-o", made[-1])
         made.append(path)
     try:
-        done = recipe(environment, tmp_path / "context", "--allow-missing")
+        done = recipe(environment, tmp_path / "context")
     finally:
         for file in made:
             file.unlink()

@@ -110,7 +110,17 @@ def in_recipe(
     request: pytest.FixtureRequest, docker_image: str, live_environment: Path, tmp_path: Path
 ) -> Iterator[str]:
     """Delivery by an image that is built from the recipe of the live environment."""
-    recipe = [BINARY, "image", "recipe", "--from", live_environment, "-o", tmp_path / "context", "--wheels"]
+    recipe = [
+        BINARY,
+        "image",
+        "recipe",
+        "--from",
+        live_environment,
+        "-o",
+        tmp_path / "context",
+        "--wheels",
+        "--allow-missing",
+    ]
     build = [BINARY, "image", "build", tmp_path / "context", "--tag"]
     deliver(request.param)
     if request.param == "docker":
