@@ -9,14 +9,14 @@ import json
 import random
 import shutil
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from support.environment import binary
 from support.hostile_archives import CHUNK, Directory, Entry, File, Frame, Link, blake3, hostile, manifest_of, parts
-from support.node_archives import MAIN, Node, build
+from support.node_archives import Node
 from support.outcome import Outcome
 from support.scratch import Scratch
 from support.trees import digest_of
@@ -38,18 +38,6 @@ TREE = """
                     found[os.path.relpath(path, sys.prefix)] = hashlib.sha256(content).hexdigest()
         return found
 """
-
-
-@pytest.fixture(scope="module")
-def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return build(MAIN.path, tmp_path_factory.mktemp("store"))
-
-
-@pytest.fixture
-def node() -> Iterator[Node]:
-    node = Node()
-    yield node
-    node.clean()
 
 
 @functools.cache

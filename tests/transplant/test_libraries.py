@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -99,13 +99,6 @@ def build(prefix: Path, *options: object, before: tuple[str, ...] = (), **env: s
     env = {"PATH": f"{os.defpath}:/usr/sbin:/sbin", **env}
     done = pack(python, prefix.with_name("store"), *options, before=before, **env)
     return Built(Path(done.stdout.strip().split("\n")[-1]), done.stderr)
-
-
-@pytest.fixture
-def node() -> Iterator[Node]:
-    node = Node()
-    yield node
-    node.clean()
 
 
 WHO = """

@@ -45,13 +45,6 @@ def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def node() -> Iterator[Node]:
-    node = Node()
-    yield node
-    node.clean()
-
-
-@pytest.fixture
 def base() -> Iterator[Path]:
     """Every user may look into it, and all above it belongs to root. In memory, where that is possible."""
     base = new_base(MEMORY)

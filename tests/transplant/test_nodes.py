@@ -34,18 +34,6 @@ LOOK = """
 """
 
 
-@pytest.fixture(scope="module")
-def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return build(MAIN.path, tmp_path_factory.mktemp("store"))
-
-
-@pytest.fixture
-def node() -> Iterator[Node]:
-    node = Node()
-    yield node
-    node.clean()
-
-
 Change = Callable[[dict[str, Any]], object]
 
 

@@ -8,7 +8,6 @@ import shutil
 import subprocess
 import sysconfig
 import uuid
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -23,13 +22,6 @@ needs_mount = pytest.mark.skipif(
     not Path("/dev/fuse").exists() or not can_unshare("--mount" if is_root() else "--user"),
     reason="mounting needs /dev/fuse and namespaces",
 )
-
-
-@pytest.fixture
-def node() -> Iterator[Node]:
-    node = Node()
-    yield node
-    node.clean()
 
 
 def unpack(archive: Path, target: Path) -> Path:
