@@ -274,15 +274,15 @@ pub(crate) fn fuzz(directory: &Path, bytes: &[u8]) {
 pub(crate) fn fuzz_tree(prefix: &Path) -> Option<(Source, crate::Manifest)> {
     let interpreter = tests::interpreter(prefix);
     let source = look(&interpreter, &|_| false, &[]).ok()?;
-    let manifest = crate::describe(&interpreter, &source, Vec::new());
+    let manifest = crate::describe(&interpreter, &source).ok()?;
     Some((source, manifest))
 }
 
 #[cfg(any(test, feature = "fuzzing"))]
 mod tests {
-    use htmap_exec_interpreter::PythonVersion;
+    use std::path::Path;
 
-    use super::*;
+    use htmap_exec_interpreter::{Interpreter, PythonVersion};
 
     /// One that lies there, for tests that start none.
     pub(super) fn interpreter(prefix: &Path) -> Interpreter {
