@@ -5,6 +5,7 @@
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt as _;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -14,6 +15,7 @@ use fuser::{
     ReplyEntry, ReplyOpen, ReplyStatfs, Request,
 };
 
+use super::Refusal;
 use super::content::Content;
 use super::edited::Edited;
 use super::nodes::{self, Nodes};
@@ -42,6 +44,25 @@ pub(super) struct Tree {
 }
 
 impl Tree {
+    /// Of an archive that is to be seen at `target`.
+    pub(super) fn new(
+        archive: &Arc<Archive>,
+        nodes: Arc<Nodes>,
+        content: Arc<Content>,
+        target: &Path,
+    ) -> Result<Self, Refusal> {
+        Ok(Self {
+            edited: Edited::new(archive, &nodes, &content, target)?,
+            archive: Arc::clone(archive),
+            nodes,
+            content,
+            uid: nix::unistd::geteuid().as_raw(),
+            gid: nix::unistd::getegid().as_raw(),
+            opens: false,
+            opens_directories: false,
+        })
+    }
+
     pub(super) fn attributes(&self, number: u64) -> Option<FileAttr> {
         let entry = match nodes::entry(number) {
             Some(index) => Some((index, self.archive.entries.get(index)?)),

@@ -9,7 +9,6 @@ use std::sync::{Arc, OnceLock};
 use super::Refusal;
 use super::ahead::{Ahead, read_hot};
 use super::content::Content;
-use super::edited::Edited;
 use super::filesystem::Tree;
 use super::frames::Frames;
 use super::nodes::{self, Nodes};
@@ -58,17 +57,7 @@ pub(crate) fn walk(
     ));
     let mut ahead = Ahead::new(archive, &nodes, &content);
     read_hot(&content, &ahead.hot());
-    let edited = Edited::new(archive, &nodes, &content, target)?;
-    let tree = Tree {
-        nodes,
-        edited,
-        archive: Arc::clone(archive),
-        content,
-        uid: 0,
-        gid: 0,
-        opens: false,
-        opens_directories: false,
-    };
+    let tree = Tree::new(archive, nodes, content, target)?;
     for each in asks {
         ask(&tree, &mut ahead, each);
     }

@@ -24,7 +24,6 @@ use crate::archive::index::Archive;
 use crate::parallel;
 use ahead::Ahead;
 use content::Content;
-use edited::Edited;
 use filesystem::Tree;
 use frames::Frames;
 pub use namespace::{Holder, hold};
@@ -87,17 +86,7 @@ pub fn mount(
     if let Err(error) = ahead::start(ahead) {
         tracing::debug!("nothing is read ahead: {error}");
     }
-    let edited = Edited::new(archive, &nodes, &content, target)?;
-    let tree = Tree {
-        nodes,
-        edited,
-        archive: Arc::clone(archive),
-        content,
-        uid: nix::unistd::geteuid().as_raw(),
-        gid: nix::unistd::getegid().as_raw(),
-        opens: false,
-        opens_directories: false,
-    };
+    let tree = Tree::new(archive, nodes, content, target)?;
     let mut config = fuser::Config::default();
     config.n_threads = Some(THREADS);
     // The kernel lets nobody else in, where that is to be so.
