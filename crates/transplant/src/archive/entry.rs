@@ -48,18 +48,21 @@ pub(crate) fn refusal(entries: &[Entry]) -> Option<String> {
     for entry in entries {
         let path = entry.path.as_slice();
         let shown = || String::from_utf8_lossy(path).into_owned();
-        let names = path.split(|&byte| byte == b'/');
-        if path.is_empty() || names.into_iter().any(|name| !is_plain(name)) {
+        // The names that the last path has as well were looked at.
+        let alike = shared(last, path);
+        let begin = path[..alike].iter().rposition(|&byte| byte == b'/');
+        let mut names = path[begin.map_or(0, |slash| slash + 1)..].split(|&byte| byte == b'/');
+        if path.is_empty() || names.any(|name| !is_plain(name)) {
             return Some(format!("it holds the path `{}`", shown()));
         }
-        if compare(last, path) != Ordering::Less {
+        if compare_behind(alike, last, path) != Ordering::Less {
             return Some(format!("it holds `{}` twice, or too late", shown()));
         }
         last = path;
         if let Some(end) = path.iter().rposition(|&byte| byte == b'/') {
             // Those that are left behind have nothing more in them.
             while directories
-                .pop_if(|directory| *directory != &path[..end])
+                .pop_if(|directory| !is_same(directory, &path[..end]))
                 .is_some()
             {}
             if directories.is_empty() {
@@ -90,8 +93,29 @@ pub(crate) fn refusal(entries: &[Entry]) -> Option<String> {
 
 /// The order of paths in which each directory comes right before what is in it.
 pub(crate) fn compare(one: &[u8], other: &[u8]) -> Ordering {
-    let key = |&byte: &u8| if byte == b'/' { 0 } else { byte };
-    one.iter().map(key).cmp(other.iter().map(key))
+    compare_behind(shared(one, other), one, other)
+}
+
+fn compare_behind(alike: usize, one: &[u8], other: &[u8]) -> Ordering {
+    let key = |path: &[u8]| {
+        path.get(alike)
+            .map(|&byte| if byte == b'/' { 0 } else { byte })
+    };
+    key(one).cmp(&key(other))
+}
+
+/// How many bytes two paths begin with alike. By words, since those of neighbours are mostly the same and a
+/// mount waits for this.
+pub(crate) fn shared(one: &[u8], other: &[u8]) -> usize {
+    let words = one.as_chunks::<8>().0.iter().zip(other.as_chunks::<8>().0);
+    let words = 8 * words.take_while(|(one, other)| one == other).count();
+    let bytes = one[words..].iter().zip(&other[words..]);
+    words + bytes.take_while(|(one, other)| one == other).count()
+}
+
+/// Whether two paths are the same.
+pub(crate) fn is_same(one: &[u8], other: &[u8]) -> bool {
+    one.len() == other.len() && shared(one, other) == one.len()
 }
 
 /// Of all files.
@@ -194,9 +218,47 @@ mod tests {
     }
 
     #[test]
+    fn paths_are_in_the_order_of_their_names() {
+        let paths = [
+            "a",
+            "a/b",
+            "a/b/c-long-name",
+            "a/b/c-long-name/x",
+            "a/b/c-long-names",
+            "a-b",
+            "b",
+        ];
+        for (index, one) in paths.iter().enumerate() {
+            for (place, other) in paths.iter().enumerate() {
+                let (one, other) = (one.as_bytes(), other.as_bytes());
+                assert_eq!(compare(one, other), index.cmp(&place));
+                assert_eq!(is_same(one, other), index == place);
+            }
+        }
+        assert_eq!(shared(b"a/b/c-long-name/x", b"a/b/c-long-names"), 15);
+        assert_eq!(shared(b"0123456789", b"0123456789"), 10);
+    }
+
+    #[test]
     fn what_leaves_the_root_is_refused() {
-        for path in ["/etc", "../x", "a/../../x", "", "a//b", "a/", "./a", "a\0b"] {
-            let tree = [entry("a", Kind::Directory), entry(path, Kind::File(0))];
+        for path in [
+            "/etc",
+            "../x",
+            "a/../../x",
+            "",
+            "a//b",
+            "a/",
+            "./a",
+            "a\0b",
+            "a/.",
+            "a/..",
+            "a/b/..",
+        ] {
+            let tree = [
+                entry("a", Kind::Directory),
+                entry("a/b", Kind::Directory),
+                entry(path, Kind::File(0)),
+            ];
             assert!(refusal(&tree).is_some(), "{path}");
         }
         for target in ["/etc/passwd", "..", "../..", "x/../../..", ""] {

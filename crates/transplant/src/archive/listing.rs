@@ -10,7 +10,7 @@ use std::collections::HashSet;
 use sha2::{Digest as _, Sha256};
 
 use crate::archive::encoding::{Reader, put, put_bytes};
-use crate::archive::entry::{Entry, Kind};
+use crate::archive::entry::{Entry, Kind, shared};
 use crate::archive::frame::{Frame, Place};
 use crate::archive::index::Digest;
 
@@ -101,11 +101,7 @@ fn put_entries(out: &mut Vec<u8>, entries: &[Entry], file: impl Fn(&mut Vec<u8>,
     put(out, entries.len() as u64);
     let mut last: &[u8] = b"";
     for (index, entry) in entries.iter().enumerate() {
-        let shared = last
-            .iter()
-            .zip(&entry.path)
-            .take_while(|(one, other)| one == other)
-            .count();
+        let shared = shared(last, &entry.path);
         put(out, shared as u64);
         put_bytes(out, &entry.path[shared..]);
         put(out, u64::from(entry.mode));
@@ -251,7 +247,7 @@ fn entries<'a>(
         let last = entries.last().map_or(&b""[..], |entry| &entry.path);
         let path = [last.get(..shared)?, differs].concat();
         paths += path.len();
-        names += path.split(|&byte| byte == b'/').count();
+        names += 1 + path.iter().filter(|&&byte| byte == b'/').count();
         if path.len() > LONGEST_PATH || paths > LARGEST_PATHS || names > MOST_NAMES {
             return None;
         }

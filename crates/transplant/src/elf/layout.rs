@@ -8,7 +8,7 @@ use std::path::Path;
 
 use goblin::elf::dynamic::DT_NULL;
 use goblin::elf::header::{EM_AARCH64, EM_X86_64};
-use goblin::elf::program_header::{PT_DYNAMIC, PT_LOAD};
+use goblin::elf::program_header::{PF_W, PF_X, PT_DYNAMIC, PT_LOAD};
 
 /// No table of ours is longer; what claims more is no file that runs.
 const LARGEST_TABLE: u64 = 64 << 20;
@@ -40,6 +40,7 @@ pub(crate) struct Segment {
     /// Where that line stands in the file.
     pub(crate) header_at: u64,
     pub(crate) kind: u32,
+    flags: u32,
     pub(crate) offset: u64,
     pub(crate) address: u64,
     /// In the file.
@@ -70,36 +71,7 @@ pub(crate) type Read<'a> = &'a dyn Fn(u64, u64) -> Option<Vec<u8>>;
 impl Layout {
     /// Nothing for what is no 64-bit file of this machine's kind.
     pub(crate) fn of(header: &[u8; 64], read: Read<'_>) -> Option<Self> {
-        let machine = if cfg!(target_arch = "aarch64") {
-            EM_AARCH64
-        } else {
-            EM_X86_64
-        };
-        // 64 bits, little endian.
-        if header[..6] != *b"\x7fELF\x02\x01" || half(header, 18)? != machine {
-            return None;
-        }
-        let (at, size, count) = (
-            long(header, 32)?,
-            u64::from(half(header, 54)?),
-            u64::from(half(header, 56)?),
-        );
-        let table = read(at, size.checked_mul(count)?)?;
-        let segments: Vec<Segment> = table
-            .chunks_exact(usize::try_from(size.max(1)).ok()?)
-            .zip(0..)
-            .map(|(entry, index)| {
-                Some(Segment {
-                    header_at: at.checked_add(size * index)?,
-                    kind: word(entry, 0)?,
-                    offset: long(entry, 8)?,
-                    address: long(entry, 16)?,
-                    length: long(entry, 32)?,
-                    size: long(entry, 40)?,
-                    alignment: long(entry, 48)?,
-                })
-            })
-            .collect::<Option<_>>()?;
+        let segments = segments(header, read)?;
         let mut dynamic = Vec::new();
         if let Some(segment) = segments.iter().find(|each| each.kind == PT_DYNAMIC) {
             let lines = read(segment.offset, segment.length)?;
@@ -139,6 +111,57 @@ impl Layout {
         })?;
         Some((segment, address - segment.address))
     }
+}
+
+/// The program headers alone, which stand at the beginning of nearly every file.
+fn segments(header: &[u8; 64], read: Read<'_>) -> Option<Vec<Segment>> {
+    let machine = if cfg!(target_arch = "aarch64") {
+        EM_AARCH64
+    } else {
+        EM_X86_64
+    };
+    // 64 bits, little endian.
+    if header[..6] != *b"\x7fELF\x02\x01" || half(header, 18)? != machine {
+        return None;
+    }
+    let (at, size, count) = (
+        long(header, 32)?,
+        u64::from(half(header, 54)?),
+        u64::from(half(header, 56)?),
+    );
+    let table = read(at, size.checked_mul(count)?)?;
+    table
+        .chunks_exact(usize::try_from(size.max(1)).ok()?)
+        .zip(0..)
+        .map(|(entry, index)| {
+            Some(Segment {
+                header_at: at.checked_add(size * index)?,
+                kind: word(entry, 0)?,
+                flags: word(entry, 4)?,
+                offset: long(entry, 8)?,
+                address: long(entry, 16)?,
+                length: long(entry, 32)?,
+                size: long(entry, 40)?,
+                alignment: long(entry, 48)?,
+            })
+        })
+        .collect()
+}
+
+/// Which pieces of a library the loader reads whenever it is loaded: what is found by name, and what is
+/// moved to fit its place. Of the rest, its program, a little is read now and then.
+pub(crate) fn loaded(header: &[u8; 64], read: Read<'_>) -> Option<Vec<(u64, u64)>> {
+    let segments = segments(header, read)?;
+    let loaded = segments.iter().filter(|each| each.kind == PT_LOAD);
+    let mut is_before = true;
+    let mut pieces = Vec::new();
+    for segment in loaded {
+        is_before &= segment.flags & PF_X == 0;
+        if is_before || segment.flags & PF_W != 0 {
+            pieces.push((segment.offset, segment.length));
+        }
+    }
+    Some(pieces)
 }
 
 pub(super) fn half(bytes: &[u8], at: usize) -> Option<u16> {

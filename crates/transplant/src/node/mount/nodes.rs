@@ -3,7 +3,7 @@
 //! The root is 1, as FUSE has it, and entry `i` of the archive is `i + 2`: nothing has to be
 //! remembered of what the kernel knows.
 
-use crate::archive::entry::Kind;
+use crate::archive::entry::{Kind, is_same};
 use crate::archive::index::Archive;
 
 /// Of the root.
@@ -59,7 +59,7 @@ impl Nodes {
         for (index, each) in archive.entries.iter().enumerate() {
             let (directory, _) = split(&each.path);
             let leads = |number: &mut u64| {
-                entry(*number).is_none_or(|entry| archive.entries[entry].path != directory)
+                entry(*number).is_none_or(|entry| !is_same(&archive.entries[entry].path, directory))
             };
             while above.pop_if(leads).is_some() {}
             let parent = above.last().copied().unwrap_or(ROOT);
