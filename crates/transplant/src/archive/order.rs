@@ -6,17 +6,109 @@
 
 use crate::archive::entry::{Entry, Kind};
 use crate::archive::listing::CHUNK;
-use crate::archive::place::EDITS;
+use crate::archive::place::{EDITS, LIBRARIES};
 
-/// Of the standard library, what `site`, the driver and cloudpickle import, in about this order.
-const EARLY: [&[u8]; 6] = [
-    b"encodings",
-    b"__pycache__",
-    b"collections",
-    b"importlib",
-    b"re",
-    b"lib-dynload",
+/// What `site`, the driver and cloudpickle import of the standard library, by directory: on one of Python 3.6
+/// to 3.14 or another, as `sys.modules` has it when a function is called.
+const EARLY: [(&[u8], &[&str]); 7] = [
+    (
+        b"__pycache__",
+        &[
+            "_bootlocale",
+            "_collections_abc",
+            "_colorize",
+            "_compat_pickle",
+            "_opcode_metadata",
+            "_py_warnings",
+            "_sitebuiltins",
+            "_weakrefset",
+            "abc",
+            "annotationlib",
+            "ast",
+            "codecs",
+            "contextlib",
+            "copy",
+            "copyreg",
+            "dataclasses",
+            "dis",
+            "enum",
+            "functools",
+            "genericpath",
+            "heapq",
+            "inspect",
+            "io",
+            "keyword",
+            "linecache",
+            "opcode",
+            "operator",
+            "os",
+            "pickle",
+            "platform",
+            "posixpath",
+            "re",
+            "reprlib",
+            "selectors",
+            "signal",
+            "site",
+            "sitecustomize",
+            "sre_compile",
+            "sre_constants",
+            "sre_parse",
+            "stat",
+            "string",
+            "struct",
+            "subprocess",
+            "textwrap",
+            "threading",
+            "token",
+            "tokenize",
+            "traceback",
+            "types",
+            "typing",
+            "uuid",
+            "warnings",
+            "weakref",
+            "zipimport",
+        ],
+    ),
+    (b"collections", &["__init__", "abc"]),
+    (b"encodings", &["__init__", "aliases", "latin_1", "utf_8"]),
+    (
+        b"importlib",
+        &[
+            "__init__",
+            "_bootstrap",
+            "_bootstrap_external",
+            "abc",
+            "machinery",
+        ],
+    ),
+    (
+        b"lib-dynload",
+        &[
+            "_heapq",
+            "_opcode",
+            "_pickle",
+            "_posixsubprocess",
+            "_socket",
+            "_struct",
+            "_typing",
+            "_uuid",
+            "grp",
+            "math",
+            "select",
+        ],
+    ),
+    (b"logging", &["__init__"]),
+    (
+        b"re",
+        &["__init__", "_casefix", "_compiler", "_constants", "_parser"],
+    ),
 ];
+/// Packages that nearly every start imports: the second one by the `.pth` file of setuptools.
+const PACKAGES: [&[u8]; 2] = [b"cloudpickle", b"_distutils_hack"];
+/// Where packages are installed, below the standard library.
+const INSTALLED: [&[u8]; 2] = [b"site-packages", b"dist-packages"];
 /// No import of a package needs its tests.
 const NEVER: [&[u8]; 2] = [b"tests", b"test"];
 
@@ -25,6 +117,8 @@ const NEVER: [&[u8]; 2] = [b"tests", b"test"];
 pub(crate) enum Use {
     /// By every Python: the interpreter, its library, what it starts with.
     Start,
+    /// By an import of the standard library.
+    Standard,
     /// By an import of the package that it belongs to.
     Import,
     /// By whoever asks what is installed: a little of each package.
@@ -33,16 +127,18 @@ pub(crate) enum Use {
     Else,
 }
 
-/// Files by their use; of those that a start reads, what comes early; then those that are small, since
-/// large ones are read in parts, and last by path. The rest of an archive follows from that.
+/// Files by their use; then those that are small, since large ones are read in parts, and last by path.
+/// The interpreter comes last of what a start reads: what only a debugger reads of it stands at its end,
+/// so that all of the hot list lies together. The rest of an archive follows from that.
 pub(crate) fn order(entries: &[Entry]) -> Vec<usize> {
     let mut order: Vec<usize> = (0..entries.len()).collect();
     order.retain(|&index| matches!(entries[index].kind, Kind::File(_)));
     order.sort_by_cached_key(|&index| {
         let Entry { path, kind, .. } = &entries[index];
-        let is_large = matches!(kind, Kind::File(size) if *size > piece(use_of(path)));
+        let group = use_of(path);
+        let is_large = matches!(kind, Kind::File(size) if *size > piece(group));
         let is_long = path.ends_with(b"/RECORD") || path.ends_with(b"/SOURCES.txt");
-        (use_of(path), is_large, is_long, rank(path), index)
+        (group, is_large, is_interpreter(path), is_long, index)
     });
     order
 }
@@ -52,47 +148,52 @@ pub(crate) fn piece(group: Use) -> u64 {
     if group == Use::Else { 4 * CHUNK } else { CHUNK }
 }
 
+/// Python itself: a program, or the library that it is made of.
+pub(crate) fn is_interpreter(path: &[u8]) -> bool {
+    let named = |start: &[u8]| {
+        path.strip_prefix(start)
+            .is_some_and(|rest| !rest.contains(&b'/'))
+    };
+    named(b"bin/python") || named(b"lib/libpython")
+}
+
 /// By its path.
 pub(crate) fn use_of(path: &[u8]) -> Use {
-    let mut names = path.split(|&byte| byte == b'/');
-    let mut next = || names.next().unwrap_or(b"");
-    let (first, second, third) = (next(), next(), next());
-    let is_library = first == b"lib" && second.starts_with(b"python3.");
-    let begins = |start: &[u8]| second.starts_with(start);
-    if first == b"bin" && begins(b"python") || first == b"lib" && begins(b"libpython") {
-        return Use::Start;
-    }
-    let name = path.rsplit(|&byte| byte == b'/').next().unwrap_or(path);
+    let mut ends = path.rsplit(|&byte| byte == b'/');
+    let (name, parent) = (ends.next().unwrap_or(path), ends.next().unwrap_or(b""));
     // A mount reads its edits before anything else, and `site` all `.pth` files:
     // https://docs.python.org/3/library/site.html
-    if name.ends_with(b".pth") || path == EDITS.as_bytes() {
+    if is_interpreter(path) || name.ends_with(b".pth") || path == EDITS.as_bytes() {
         return Use::Start;
     }
-    let parent = path.rsplit(|&byte| byte == b'/').nth(1).unwrap_or(b"");
     if parent.ends_with(b".dist-info") || parent.ends_with(b".egg-info") {
         return Use::Metadata;
     }
-    if !is_code(name)
-        || path
-            .split(|&byte| byte == b'/')
-            .any(|name| NEVER.contains(&name))
-    {
+    let mut names = path.split(|&byte| byte == b'/');
+    if !is_code(name) || names.clone().any(|name| NEVER.contains(&name)) {
         return Use::Else;
     }
-    if is_library && EARLY.contains(&third) {
+    let mut next = || names.next().unwrap_or(b"");
+    let (first, second, third, fourth) = (next(), next(), next(), next());
+    // Of `uuid`, which cloudpickle imports.
+    if path.starts_with(LIBRARIES.as_bytes()) && name.starts_with(b"libuuid.so") {
         return Use::Start;
     }
-    Use::Import
-}
-
-/// Of what a start reads in the library: what comes early has a low one.
-pub(crate) fn rank(path: &[u8]) -> Option<usize> {
-    if use_of(path) != Use::Start {
-        return None;
+    if first != b"lib" || !second.starts_with(b"python3") {
+        return Use::Import;
     }
-    let directory = path.split(|&byte| byte == b'/').nth(2)?;
-    let early = EARLY.iter().position(|early| *early == directory);
-    Some(early.unwrap_or(EARLY.len()))
+    if INSTALLED.contains(&third) {
+        return if PACKAGES.contains(&fourth) {
+            Use::Start
+        } else {
+            Use::Import
+        };
+    }
+    let stem = name.split(|&byte| byte == b'.').next().unwrap_or(name);
+    let is_early = EARLY.iter().any(|(directory, modules)| {
+        third == *directory && modules.iter().any(|module| module.as_bytes() == stem)
+    });
+    if is_early { Use::Start } else { Use::Standard }
 }
 
 fn is_code(name: &[u8]) -> bool {
@@ -111,22 +212,43 @@ mod tests {
 
     #[test]
     fn what_starts_first_comes_first() {
+        let library = "lib/python3.11";
         let site = "lib/python3.11/site-packages";
         for (path, expected) in [
             ("bin/python3.11".to_owned(), Use::Start),
             ("lib/libpython3.11.so.1.0".to_owned(), Use::Start),
+            ("lib/libpython/x.so".to_owned(), Use::Import),
+            ("lib/htmap-exec/libuuid.so.1".to_owned(), Use::Start),
+            ("lib/htmap-exec/libssl.so.3".to_owned(), Use::Import),
             (
-                "lib/python3.11/__pycache__/os.cpython-311.pyc".to_owned(),
+                format!("{library}/__pycache__/os.cpython-311.pyc"),
                 Use::Start,
             ),
             (
-                "lib/python3.11/__pycache__/os.cpython-311.opt-1.pyc".to_owned(),
+                format!("{library}/__pycache__/os.cpython-311.opt-1.pyc"),
                 Use::Else,
             ),
-            ("lib/python3.11/os.py".to_owned(), Use::Else),
+            (format!("{library}/os.py"), Use::Else),
             (
-                "lib/python3.11/json/__pycache__/decoder.cpython-311.pyc".to_owned(),
-                Use::Import,
+                format!("{library}/encodings/__pycache__/utf_8.cpython-311.pyc"),
+                Use::Start,
+            ),
+            (
+                format!("{library}/encodings/__pycache__/big5.cpython-311.pyc"),
+                Use::Standard,
+            ),
+            (
+                format!("{library}/json/__pycache__/decoder.cpython-311.pyc"),
+                Use::Standard,
+            ),
+            (
+                format!("{library}/lib-dynload/_pickle.cpython-311-x86_64-linux-gnu.so"),
+                Use::Start,
+            ),
+            (format!("{site}/x.pth"), Use::Start),
+            (
+                format!("{site}/cloudpickle/__pycache__/compat.cpython-311.pyc"),
+                Use::Start,
             ),
             (
                 format!("{site}/p/_c.cpython-311-x86_64-linux-gnu.so"),
@@ -140,5 +262,26 @@ mod tests {
         ] {
             assert_eq!(use_of(path.as_bytes()), expected, "{path}");
         }
+    }
+
+    /// So that all that is read first lies together.
+    #[test]
+    fn the_interpreter_comes_last_of_a_start() {
+        let paths = [
+            "bin/python3.11",
+            "lib/libpython3.11.so.1.0",
+            "lib/python3.11/__pycache__/os.cpython-311.pyc",
+            "lib/python3.11/json/__pycache__/decoder.cpython-311.pyc",
+            "lib/python3.11/lib-dynload/_pickle.cpython-311-x86_64-linux-gnu.so",
+        ];
+        let sizes = [10_000, 23_000_000, 30_000, 30_000, 600_000];
+        let entries: Vec<Entry> = (paths.iter().zip(sizes))
+            .map(|(path, size)| Entry {
+                path: (*path).into(),
+                kind: Kind::File(size),
+                mode: 0o644,
+            })
+            .collect();
+        assert_eq!(order(&entries), [2, 0, 4, 1, 3]);
     }
 }

@@ -22,6 +22,7 @@ use crate::build::growth;
 use crate::build::memory::{self, Kept, Key, Memory};
 use crate::build::plan::{FRAME, Part, Plan, SELDOM, plan};
 use crate::build::same::same;
+use crate::elf::layout;
 use crate::error::Error;
 use crate::parallel;
 use crate::relocate::content::{Content, read};
@@ -75,7 +76,9 @@ pub fn pack(
         frames: plan,
         places,
         hot,
-    } = plan(entries, &headers, &sequence, &same);
+    } = plan(entries, &headers, &sequence, &same, |index| {
+        contents[index].as_ref().map_or(0, loaded)
+    });
     let mut kept_frames: Vec<Kept> = Vec::with_capacity(plan.len());
     let source_of = |index: usize| -> Key {
         let mut bytes = Vec::new();
@@ -189,6 +192,19 @@ pub fn pack(
         size: begin + index.len() as u64,
         content: entry::bytes(entries),
     })
+}
+
+/// How much of a program, or library, the loader goes by. What cannot be read now is an error when it is packed.
+fn loaded(content: &Content) -> u64 {
+    let piece = |from: u64, length: u64| {
+        let mut bytes = Vec::new();
+        (from.checked_add(length)? <= content.size()).then_some(())?;
+        read(content, from, length, &mut bytes).ok()?;
+        Some(bytes)
+    };
+    let header = piece(0, 64).and_then(|bytes| <[u8; 64]>::try_from(bytes).ok());
+    let end = header.and_then(|header| layout::loaded_end(&header, &piece));
+    end.unwrap_or(0)
 }
 
 /// Runs `work` for each index on all processors, and `take` for each result in the order of the

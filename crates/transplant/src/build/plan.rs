@@ -1,6 +1,6 @@
 //! Which part of the tar goes into which frame: what is read together lies together.
 //!
-//! The plan depends on paths and sizes alone. A file that fits into a frame lies in one; a large one has
+//! The plan depends on paths and sizes alone, and where the hot list ends on the interpreter's. A file that fits into a frame lies in one; a large one has
 //! frames of its own, since who reads some of it is not to wait for the rest.
 
 use std::collections::HashMap;
@@ -9,13 +9,13 @@ use crate::archive::encoding::{put, put_bytes};
 use crate::archive::entry::{Entry, Kind};
 use crate::archive::frame::Place;
 use crate::archive::listing::CHUNK;
-use crate::archive::order::{Use, piece, use_of};
+use crate::archive::order::{Use, is_interpreter, piece, use_of};
 use crate::archive::outline::{BLOCK, END, zeros};
 use crate::relocate::content::Content;
 
 /// Content of a frame that is likely to be read alone.
 pub(crate) const FRAME: usize = 2 << 20;
-/// Content of a frame of what a start reads: it waits for each.
+/// Content of a frame of what a start and the standard library's imports read: they wait for each.
 const FIRST: usize = FRAME / 4;
 /// Content of a frame of what is seldom read: larger ones compress better.
 pub(crate) const SELDOM: usize = 4 * FRAME;
@@ -77,16 +77,19 @@ pub(crate) struct Plan {
     pub(crate) hot: usize,
 }
 
-/// Of entries in the sequence of the tar.
+/// Of entries in the sequence of the tar. `loaded` says how much of an interpreter is read when it starts:
+/// it may have several times as much for debuggers.
 pub(crate) fn plan(
     entries: &[Entry],
     headers: &[Vec<u8>],
     sequence: &[usize],
     same: &HashMap<usize, usize>,
+    loaded: impl Fn(usize) -> u64,
 ) -> Plan {
     let mut frames = vec![Vec::new()];
     let mut filled = 0;
     let mut hot = 0;
+    let mut has_interpreter = false;
     let mut last = None;
     let mut places = vec![None; entries.len()];
     let mut uses: Vec<Use> = entries.iter().map(|entry| use_of(&entry.path)).collect();
@@ -106,7 +109,7 @@ pub(crate) fn plan(
             _ => None,
         };
         let limit = match group {
-            Some((Use::Start, _)) => FIRST,
+            Some((Use::Start | Use::Standard, _)) => FIRST,
             Some((Use::Import | Use::Metadata, _)) | None => FRAME,
             Some((Use::Else, _)) => SELDOM,
         } as u64;
@@ -129,6 +132,15 @@ pub(crate) fn plan(
                 offset: filled,
             });
         }
+        // A large program needs no library of its kind.
+        let read = match group {
+            Some((Use::Start, true)) if is_interpreter(&entry.path) => {
+                let is_first = !std::mem::replace(&mut has_interpreter, true);
+                if is_first { loaded(index) } else { 0 }
+            }
+            Some((Use::Start, _)) => size,
+            _ => 0,
+        };
         let mut from = 0;
         while from < size {
             // No frame of a few bytes at the end.
@@ -148,6 +160,9 @@ pub(crate) fn plan(
                 from,
                 length,
             });
+            if from < read {
+                hot = frames.len();
+            }
             from += length;
             filled += length;
         }
@@ -155,9 +170,6 @@ pub(crate) fn plan(
         if padding > 0 {
             frames[frame].push(Part::Zeros(padding));
             filled += padding as u64;
-        }
-        if matches!(group, Some((Use::Start, false))) {
-            hot = frames.len();
         }
     }
     for (index, first) in same {

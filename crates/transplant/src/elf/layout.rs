@@ -164,6 +164,14 @@ pub(crate) fn loaded(header: &[u8; 64], read: Read<'_>) -> Option<Vec<(u64, u64)
     Some(pieces)
 }
 
+/// Where what the loader reads of a file ends: only debuggers go by what lies behind that.
+pub(crate) fn loaded_end(header: &[u8; 64], read: Read<'_>) -> Option<u64> {
+    let segments = segments(header, read)?;
+    let loaded = segments.iter().filter(|each| each.kind == PT_LOAD);
+    let ends = loaded.map(|each| each.offset.saturating_add(each.length));
+    ends.max()
+}
+
 pub(super) fn half(bytes: &[u8], at: usize) -> Option<u16> {
     let bytes = bytes.get(at..at.checked_add(2)?)?;
     Some(u16::from_le_bytes(bytes.try_into().ok()?))

@@ -18,9 +18,11 @@ use super::content::Content;
 use super::frames::Found;
 use super::nodes::{self, Nodes};
 use crate::archive::entry::Kind;
-use crate::archive::frame::Reader;
+use crate::archive::frame::{Place, Reader};
 use crate::archive::index::Archive;
-use crate::archive::order::{Use, rank, use_of};
+use crate::archive::listing::CHUNK;
+use crate::archive::order::{Use, is_interpreter, use_of};
+use crate::elf::layout;
 
 /// More than any package takes, in pieces of files.
 const MOST_GUESSES: usize = 4096;
@@ -28,14 +30,62 @@ const MOST_GUESSES: usize = 4096;
 /// not to fill a node's disk unasked.
 const MOST_HOT: u64 = 1 << 30;
 
-/// Reads ahead for as long as the process lives.
-pub(super) fn start(ahead: Ahead) -> io::Result<()> {
+/// Reads ahead for as long as the process lives: the hot list at once, and guesses as soon as there is
+/// something to guess from.
+pub(super) fn start(content: Arc<Content>, nodes: Receiver<Arc<Nodes>>) -> io::Result<()> {
     let run = move || {
-        read_hot(&ahead.content, &ahead.hot());
-        read_guesses(ahead);
+        read_hot(&content, &hot(&content.archive));
+        if let Ok(nodes) = nodes.recv() {
+            read_guesses(Ahead::new(nodes, content));
+        }
     };
     let thread = Builder::new().name("read-ahead".to_owned());
     thread.spawn(run).map(drop)
+}
+
+/// The frames of an archive's hot list, in the order in which they are asked for; where it has none, those of
+/// what every start reads.
+pub(super) fn hot(archive: &Archive) -> Vec<usize> {
+    let frames = match archive.hot() {
+        0 => start_up(archive),
+        hot => {
+            let hot = hot.min(archive.frames.len());
+            // The loader reads the interpreter before Python can ask for anything.
+            let begin = interpreter(archive).unwrap_or(hot).min(hot);
+            (begin..hot).chain(0..begin).collect()
+        }
+    };
+    let mut left = MOST_HOT;
+    let fits = |&index: &usize| {
+        left = left.saturating_sub(archive.frames[index].length);
+        left > 0
+    };
+    frames.into_iter().take_while(fits).collect()
+}
+
+/// The frames that every Python starts with, of an archive that does not name them. Of its interpreter a start
+/// touches little, and the kernel asks for that by itself.
+fn start_up(archive: &Archive) -> Vec<usize> {
+    let entries = archive.entries.iter().zip(&archive.places);
+    let mut frames: Vec<usize> = entries
+        .filter(|(entry, _)| use_of(&entry.path) == Use::Start && !is_interpreter(&entry.path))
+        .filter_map(|(_, place)| place.map(|place| place.frame))
+        .collect();
+    frames.sort_unstable();
+    frames.dedup();
+    frames
+}
+
+/// The first frame of an interpreter that is too large for one.
+fn interpreter(archive: &Archive) -> Option<usize> {
+    let entries = archive.entries.iter().zip(&archive.places);
+    let frames = entries.filter_map(|(entry, place)| match entry.kind {
+        Kind::File(size) if size > CHUNK && is_interpreter(&entry.path) => {
+            place.map(|place| place.frame)
+        }
+        _ => None,
+    });
+    frames.min()
 }
 
 /// Whoever asks for one of these frames meanwhile waits for it, or reads it in the place of this.
@@ -73,6 +123,13 @@ fn runs(pieces: &[(u64, u64)]) -> Vec<(u64, u64)> {
     runs
 }
 
+/// What may be read next on a guess.
+enum Wish {
+    Frame(usize),
+    /// What the loader reads of a library that has frames of its own, once its first one is there.
+    Library(usize),
+}
+
 /// What goes to the thread that waits for an idle processor, and comes back.
 type Guess = (usize, Option<Reader>, Vec<u8>);
 
@@ -85,24 +142,34 @@ fn read_guesses(mut ahead: Ahead) {
     if thread.spawn(move || guess(&idle, &wished, &reads)).is_err() {
         return;
     }
-    let mut wanted: VecDeque<usize> = VecDeque::new();
+    let mut wanted: VecDeque<Wish> = VecDeque::new();
     let mut reader = None;
     loop {
         for entry in content.asked(!wanted.is_empty()) {
             // What is wanted now is likely to be wanted of this one.
             for frame in ahead.package_of(entry).into_iter().rev() {
-                wanted.push_front(frame);
+                wanted.push_front(Wish::Frame(frame));
+            }
+            if ahead.is_in_parts(entry) {
+                wanted.push_front(Wish::Library(entry));
             }
         }
-        let Some(index) = wanted.pop_front() else {
-            continue;
+        let index = match wanted.pop_front() {
+            Some(Wish::Frame(index)) => index,
+            Some(Wish::Library(entry)) => {
+                for frame in ahead.loaded(entry).into_iter().rev() {
+                    wanted.push_front(Wish::Frame(frame));
+                }
+                continue;
+            }
+            None => continue,
         };
         if content.frames.is_known(index) {
             continue;
         }
         content.guessed();
         let mut buffer = content.frames.buffer();
-        let length = ahead.archive.frames[index].length;
+        let length = content.archive.frames[index].length;
         buffer.reserve(usize::try_from(length).unwrap_or(0));
         if wishes.send((index, reader.take(), buffer)).is_err() {
             return;
@@ -159,65 +226,40 @@ fn run_only_when_idle() -> nix::Result<()> {
 
 /// What was guessed already, and what it is guessed from.
 pub(super) struct Ahead {
-    archive: Arc<Archive>,
-    nodes: Arc<Nodes>,
     content: Arc<Content>,
+    nodes: Arc<Nodes>,
+    /// Packages, by number.
     guessed: HashSet<u64>,
+    /// Libraries that have frames of their own, by entry.
+    loaded: HashSet<usize>,
 }
 
 impl Ahead {
-    pub(super) fn new(archive: &Arc<Archive>, nodes: &Arc<Nodes>, content: &Arc<Content>) -> Self {
+    pub(super) fn new(nodes: Arc<Nodes>, content: Arc<Content>) -> Self {
         Self {
-            archive: Arc::clone(archive),
-            nodes: Arc::clone(nodes),
-            content: Arc::clone(content),
+            content,
+            nodes,
             guessed: HashSet::new(),
+            loaded: HashSet::new(),
         }
     }
 
-    /// The archive's hot list; where it has none, what every start reads.
-    pub(super) fn hot(&self) -> Vec<usize> {
-        let frames = match self.archive.hot() {
-            0 => self.start_up(),
-            hot => (0..hot.min(self.archive.frames.len())).collect(),
-        };
-        let mut left = MOST_HOT;
-        let fits = |&index: &usize| {
-            left = left.saturating_sub(self.archive.frames[index].length);
-            left > 0
-        };
-        frames.into_iter().take_while(fits).collect()
-    }
-
-    /// The frames that every Python starts with, those first that are asked for first. Of a libpython
-    /// a start touches little, and the kernel asks for that by itself.
-    fn start_up(&self) -> Vec<usize> {
-        let mut ranked: Vec<(usize, usize)> = Vec::new();
-        for (entry, place) in self.archive.entries.iter().zip(&self.archive.places) {
-            if let (Some(place), Some(rank)) = (place, rank(&entry.path)) {
-                ranked.push((rank, place.frame));
-            }
-        }
-        ranked.sort_unstable();
-        let mut seen = HashSet::new();
-        let frames = ranked.into_iter().map(|(_, frame)| frame);
-        frames.filter(|frame| seen.insert(*frame)).collect()
-    }
-
-    /// The frames of the package that an entry belongs to, the first time that it is asked for.
+    /// The frames of the package that an entry belongs to, the first time that something of it is asked for,
+    /// but for those of libraries that have their own: of them it shows when they are loaded.
     pub(super) fn package_of(&mut self, entry: usize) -> Vec<usize> {
-        let mut frames = Vec::new();
+        let archive = &self.content.archive;
         let mut number = nodes::number(entry);
         loop {
             let parent = self.nodes.parent(number);
             let Some(above) = nodes::entry(parent) else {
-                return frames;
+                return Vec::new();
             };
-            if nodes::name(&self.archive, above) == b"site-packages" {
+            if nodes::name(archive, above) == b"site-packages" {
                 break;
             }
             number = parent;
         }
+        let mut frames = Vec::new();
         if self.guessed.insert(number) {
             self.walk(number, &mut frames);
             frames.sort_unstable();
@@ -227,27 +269,64 @@ impl Ahead {
     }
 
     fn walk(&self, directory: u64, frames: &mut Vec<usize>) {
-        let children = self.nodes.children(&self.archive, directory);
+        let archive = &self.content.archive;
+        let children = self.nodes.children(archive, directory);
         for &child in children.unwrap_or(&[]) {
-            let entry = &self.archive.entries[child];
-            match entry.kind {
-                Kind::Directory => self.walk(nodes::number(child), frames),
-                Kind::File(_) if use_of(&entry.path) != Use::Else => self.add(child, frames),
+            let entry = &archive.entries[child];
+            match (&entry.kind, archive.places[child]) {
+                (Kind::Directory, _) => self.walk(nodes::number(child), frames),
+                (Kind::File(_), Some(place))
+                    if !self.is_in_parts(child)
+                        && use_of(&entry.path) != Use::Else
+                        && frames.len() < MOST_GUESSES =>
+                {
+                    frames.push(place.frame);
+                }
                 _ => {}
             }
         }
     }
 
-    fn add(&self, entry: usize, frames: &mut Vec<usize>) {
-        if let (Kind::File(size), Some(place)) = (
-            &self.archive.entries[entry].kind,
-            self.archive.places[entry],
-        ) {
-            let room = MOST_GUESSES.saturating_sub(frames.len());
-            let extents = self.content.frames.extents.of_file(place, *size);
-            let extents = extents.take(room);
-            frames.extend(extents.map(|extent| extent.frame));
+    /// Whether it has frames of its own.
+    fn is_in_parts(&self, entry: usize) -> bool {
+        matches!(self.content.archive.entries[entry].kind, Kind::File(size) if size > CHUNK)
+    }
+
+    /// Which frames the loader reads of a library, the first time that this is asked for and if the first of
+    /// them is there.
+    pub(super) fn loaded(&mut self, entry: usize) -> Vec<usize> {
+        let archive = &self.content.archive;
+        let (Kind::File(size), Some(place)) = (&archive.entries[entry].kind, archive.places[entry])
+        else {
+            return Vec::new();
+        };
+        let frames = &self.content.frames;
+        if !frames.is_known(place.frame) || !self.loaded.insert(entry) {
+            return Vec::new();
         }
+        let read = |from: u64, length: u64| {
+            // What does not stand in its first piece is not worth a wait.
+            let is_first = from.checked_add(length)? <= CHUNK;
+            let length = usize::try_from(length).ok().filter(|_| is_first)?;
+            let mut bytes = Vec::new();
+            let take = |read: &[u8]| bytes.extend_from_slice(read);
+            self.content.read(entry, from, length, take)?;
+            (bytes.len() == length).then_some(bytes)
+        };
+        let header = read(0, 64).and_then(|bytes| <[u8; 64]>::try_from(bytes).ok());
+        let pieces = header.and_then(|header| layout::loaded(&header, &read));
+        let mut wanted = Vec::new();
+        for (from, length) in pieces.unwrap_or_default() {
+            let Some(offset) = place.offset.checked_add(from) else {
+                continue;
+            };
+            let place = Place { offset, ..place };
+            let length = length.min(size.saturating_sub(from));
+            let room = MOST_GUESSES.saturating_sub(wanted.len());
+            let extents = frames.extents.of_file(place, length).take(room);
+            wanted.extend(extents.map(|extent| extent.frame));
+        }
+        wanted
     }
 }
 

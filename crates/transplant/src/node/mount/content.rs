@@ -23,7 +23,7 @@ struct Asked {
 
 /// Gives bytes of files.
 pub(super) struct Content {
-    archive: Arc<Archive>,
+    pub(super) archive: Arc<Archive>,
     pub(super) frames: Frames,
     asked: Mutex<Asked>,
     asks: Condvar,

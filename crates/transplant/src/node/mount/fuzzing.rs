@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
 use super::Refusal;
-use super::ahead::{Ahead, read_hot};
+use super::ahead::{Ahead, hot, read_hot};
 use super::content::Content;
 use super::filesystem::Tree;
 use super::frames::Frames;
@@ -55,8 +55,8 @@ pub(crate) fn walk(
         Frames::new(Arc::clone(archive), file, store),
         Arc::clone(&failure),
     ));
-    let mut ahead = Ahead::new(archive, &nodes, &content);
-    read_hot(&content, &ahead.hot());
+    let mut ahead = Ahead::new(Arc::clone(&nodes), Arc::clone(&content));
+    read_hot(&content, &hot(archive));
     let tree = Tree::new(archive, nodes, content, target)?;
     for each in asks {
         ask(&tree, &mut ahead, each);
@@ -100,7 +100,8 @@ fn ask(tree: &Tree, ahead: &mut Ahead, ask: &Ask<'_>) {
         }
         Ask::Package(entry) => {
             if *entry < tree.archive.entries.len() {
-                for frame in ahead.package_of(*entry) {
+                let package = ahead.package_of(*entry);
+                for frame in package.into_iter().chain(ahead.loaded(*entry)) {
                     if let Ok((_, content)) =
                         tree.content.frames.decompress(frame, None, Vec::new())
                     {

@@ -18,11 +18,11 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd as _, OwnedFd, RawFd};
 use std::path::Path;
+use std::sync::mpsc::channel;
 use std::sync::{Arc, OnceLock};
 
 use crate::archive::index::Archive;
 use crate::parallel;
-use ahead::Ahead;
 use content::Content;
 use filesystem::Tree;
 use frames::Frames;
@@ -68,10 +68,6 @@ pub fn mount(
 ) -> Result<Mounted, Refusal> {
     let failed = |error: io::Error| Refusal::new("serve the mount", &error);
     let file = file.try_clone().map_err(failed)?;
-    let (nodes, made) = parallel::both(|| Nodes::new(archive), || holder.mount());
-    let nodes = Arc::new(nodes);
-    let made = made?;
-    let device = made.device.as_raw_fd();
     let failure = Arc::new(OnceLock::new());
     let store = target
         .parent()
@@ -81,11 +77,16 @@ pub fn mount(
         Frames::new(Arc::clone(archive), file, store),
         Arc::clone(&failure),
     ));
-    let ahead = Ahead::new(archive, &nodes, &content);
+    let (give_nodes, wait_for_nodes) = channel();
     // The first of it is needed as soon as Python starts. Without it, all is read when it is asked for.
-    if let Err(error) = ahead::start(ahead) {
+    if let Err(error) = ahead::start(Arc::clone(&content), wait_for_nodes) {
         tracing::debug!("nothing is read ahead: {error}");
     }
+    let (nodes, made) = parallel::both(|| Nodes::new(archive), || holder.mount());
+    let nodes = Arc::new(nodes);
+    give_nodes.send(Arc::clone(&nodes)).ok();
+    let made = made?;
+    let device = made.device.as_raw_fd();
     let tree = Tree::new(archive, nodes, content, target)?;
     let mut config = fuser::Config::default();
     config.n_threads = Some(THREADS);
