@@ -247,7 +247,7 @@ fn entries<'a>(
         let last = entries.last().map_or(&b""[..], |entry| &entry.path);
         let path = [last.get(..shared)?, differs].concat();
         paths += path.len();
-        names += 1 + path.iter().filter(|&&byte| byte == b'/').count();
+        names += path.split(|&byte| byte == b'/').count();
         if path.len() > LONGEST_PATH || paths > LARGEST_PATHS || names > MOST_NAMES {
             return None;
         }
