@@ -1,5 +1,6 @@
-//! Reads ahead: first the hot list, which nearly every import needs, whatever the node is busy with;
-//! then guesses, of a package of which something was read all that its import may need.
+//! Reads ahead: first the hot list, which nearly every import needs, and of each library that is opened what
+//! the loader goes by, whatever the node is busy with; then guesses, of a package of which something was
+//! read all that its import may need.
 //!
 //! A wrong guess must cost nobody anything. So guesses are read by a thread that only gets processors
 //! which nobody else wants. It may be kept from running at any moment and for long, and therefore holds
@@ -15,7 +16,6 @@ use std::thread::Builder;
 use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
 
 use super::content::Content;
-use super::frames::Found;
 use super::nodes::{self, Nodes};
 use crate::archive::entry::Kind;
 use crate::archive::frame::{Place, Reader};
@@ -29,12 +29,14 @@ const MOST_GUESSES: usize = 4096;
 /// Of the hot list, in bytes: ten times what the import of large packages reads. What claims more is
 /// not to fill a node's disk unasked.
 const MOST_HOT: u64 = 1 << 30;
+/// Of a library that is opened, in bytes.
+const MOST_LOADED: u64 = 64 << 20;
 
 /// Reads ahead for as long as the process lives: the hot list at once, and guesses as soon as there is
 /// something to guess from.
 pub(super) fn start(content: Arc<Content>, nodes: Receiver<Arc<Nodes>>) -> io::Result<()> {
     let run = move || {
-        read_hot(&content, &hot(&content.archive));
+        read_now(&content, &hot(&content.archive));
         if let Ok(nodes) = nodes.recv() {
             read_guesses(Ahead::new(nodes, content));
         }
@@ -55,12 +57,18 @@ pub(super) fn hot(archive: &Archive) -> Vec<usize> {
             (begin..hot).chain(0..begin).collect()
         }
     };
-    let mut left = MOST_HOT;
-    let fits = |&index: &usize| {
+    within(archive, MOST_HOT, frames)
+}
+
+/// As many of these frames as hold so many bytes.
+fn within(archive: &Archive, most: u64, mut frames: Vec<usize>) -> Vec<usize> {
+    let mut left = most;
+    let many = frames.iter().take_while(|&&index| {
         left = left.saturating_sub(archive.frames[index].length);
         left > 0
-    };
-    frames.into_iter().take_while(fits).collect()
+    });
+    frames.truncate(many.count());
+    frames
 }
 
 /// The frames that every Python starts with, of an archive that does not name them. Of its interpreter a start
@@ -89,9 +97,9 @@ fn interpreter(archive: &Archive) -> Option<usize> {
 }
 
 /// Whoever asks for one of these frames meanwhile waits for it, or reads it in the place of this.
-pub(super) fn read_hot(content: &Content, hot: &[usize]) {
+pub(super) fn read_now(content: &Content, wanted: &[usize]) {
     let frames = &content.frames;
-    let packed: Vec<(u64, u64)> = hot.iter().map(|&index| frames.packed(index)).collect();
+    let packed: Vec<(u64, u64)> = wanted.iter().map(|&index| frames.packed(index)).collect();
     // The disk reads all of it in a row, while the first one is decompressed.
     for (begin, length) in runs(&packed) {
         let (Ok(begin), Ok(length)) = (begin.try_into(), length.try_into()) else {
@@ -100,12 +108,9 @@ pub(super) fn read_hot(content: &Content, hot: &[usize]) {
         let advice = PosixFadviseAdvice::POSIX_FADV_WILLNEED;
         posix_fadvise(frames.file(), begin, length, advice).ok();
     }
-    for &index in hot {
+    for &index in wanted {
         // An error is one when the frame is asked for.
-        if !frames.is_known(index)
-            && let Ok(Found::Memory(frame)) = frames.find(index)
-            && !frames.put_by(index, frame)
-        {
+        if !frames.is_known(index) && frames.find(index).is_ok() && !frames.make_room() {
             return;
         }
     }
@@ -123,13 +128,6 @@ fn runs(pieces: &[(u64, u64)]) -> Vec<(u64, u64)> {
     runs
 }
 
-/// What may be read next on a guess.
-enum Wish {
-    Frame(usize),
-    /// What the loader reads of a library that has frames of its own, once its first one is there.
-    Library(usize),
-}
-
 /// What goes to the thread that waits for an idle processor, and comes back.
 type Guess = (usize, Option<Reader>, Vec<u8>);
 
@@ -142,27 +140,18 @@ fn read_guesses(mut ahead: Ahead) {
     if thread.spawn(move || guess(&idle, &wished, &reads)).is_err() {
         return;
     }
-    let mut wanted: VecDeque<Wish> = VecDeque::new();
+    let mut wanted: VecDeque<usize> = VecDeque::new();
     let mut reader = None;
     loop {
         for entry in content.asked(!wanted.is_empty()) {
+            read_now(&content, &ahead.loaded(entry));
             // What is wanted now is likely to be wanted of this one.
             for frame in ahead.package_of(entry).into_iter().rev() {
-                wanted.push_front(Wish::Frame(frame));
-            }
-            if ahead.is_in_parts(entry) {
-                wanted.push_front(Wish::Library(entry));
+                wanted.push_front(frame);
             }
         }
-        let index = match wanted.pop_front() {
-            Some(Wish::Frame(index)) => index,
-            Some(Wish::Library(entry)) => {
-                for frame in ahead.loaded(entry).into_iter().rev() {
-                    wanted.push_front(Wish::Frame(frame));
-                }
-                continue;
-            }
-            None => continue,
+        let Some(index) = wanted.pop_front() else {
+            continue;
         };
         if content.frames.is_known(index) {
             continue;
@@ -292,18 +281,17 @@ impl Ahead {
         matches!(self.content.archive.entries[entry].kind, Kind::File(size) if size > CHUNK)
     }
 
-    /// Which frames the loader reads of a library, the first time that this is asked for and if the first of
-    /// them is there.
+    /// Which frames the loader reads of a library that has its own, the first time that this is asked for.
     pub(super) fn loaded(&mut self, entry: usize) -> Vec<usize> {
         let archive = &self.content.archive;
         let (Kind::File(size), Some(place)) = (&archive.entries[entry].kind, archive.places[entry])
         else {
             return Vec::new();
         };
-        let frames = &self.content.frames;
-        if !frames.is_known(place.frame) || !self.loaded.insert(entry) {
+        if !self.is_in_parts(entry) || !self.loaded.insert(entry) {
             return Vec::new();
         }
+        let frames = &self.content.frames;
         let read = |from: u64, length: u64| {
             // What does not stand in its first piece is not worth a wait.
             let is_first = from.checked_add(length)? <= CHUNK;
@@ -326,7 +314,7 @@ impl Ahead {
             let extents = frames.extents.of_file(place, length).take(room);
             wanted.extend(extents.map(|extent| extent.frame));
         }
-        wanted
+        within(archive, MOST_LOADED, wanted)
     }
 }
 

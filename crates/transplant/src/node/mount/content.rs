@@ -16,6 +16,9 @@ const AHEAD: usize = 16;
 
 /// What to guess from.
 struct Asked {
+    /// By entry: whether it has been asked for.
+    seen: Vec<bool>,
+    /// New since somebody looked.
     entries: Vec<usize>,
     /// How many frames may be read on a guess now.
     credit: usize,
@@ -37,6 +40,7 @@ impl Content {
         failure: Arc<OnceLock<String>>,
     ) -> Self {
         let asked = Asked {
+            seen: vec![false; archive.entries.len()],
             entries: Vec::new(),
             credit: AHEAD,
         };
@@ -49,8 +53,8 @@ impl Content {
         }
     }
 
-    /// Some of a file, as far as it goes; `None` is an I/O error. What was read for it is stored
-    /// when `take` has answered.
+    /// Some of a file, as far as it goes; `None` is an I/O error. What has to make room for it does so when
+    /// `take` has answered.
     pub(super) fn read(
         &self,
         entry: usize,
@@ -74,7 +78,7 @@ impl Content {
             let index = extent.frame;
             let offset = usize::try_from(extent.offset).ok()?;
             let here = usize::try_from(extent.length).ok()?;
-            self.note(index, entry);
+            self.note(entry);
             match self.frames.find(index) {
                 Ok(Found::Stored) => {
                     let begin = joined.len();
@@ -87,13 +91,16 @@ impl Content {
                 }
                 Ok(Found::Memory(frame)) => {
                     let bytes = &frame[offset..offset + here];
+                    self.frames.gave(index, here);
                     if extent.length == all {
                         take(bytes);
-                        self.frames.put_by(index, frame);
+                        drop(frame);
+                        self.frames.make_room();
                         return Some(());
                     }
                     joined.extend_from_slice(bytes);
-                    self.frames.put_by(index, frame);
+                    drop(frame);
+                    self.frames.make_room();
                 }
                 Err(error) => {
                     self.failed(&error);
@@ -105,14 +112,14 @@ impl Content {
     }
 
     /// Whoever reads ahead hears that something was asked for, and of what is new to it.
-    fn note(&self, index: usize, entry: usize) {
-        let is_new = !self.frames.is_stored(index);
+    fn note(&self, entry: usize) {
         let mut asked = self.lock();
         let sleeps = asked.credit == 0;
         asked.credit = AHEAD;
+        let is_new = !std::mem::replace(&mut asked.seen[entry], true);
         if is_new {
             let path = &self.archive.entries[entry].path;
-            tracing::trace!("frame {index} for `{}`", String::from_utf8_lossy(path));
+            tracing::trace!("first of `{}`", String::from_utf8_lossy(path));
             asked.entries.push(entry);
         }
         drop(asked);

@@ -1,7 +1,8 @@
-//! Frames as they are decompressed: each one once, checked, and put by in a file without a name.
+//! Frames as they are decompressed: each one once, checked, and kept as long as it may be of use.
 //!
-//! A frame holds a hundred small files, of which a package needs a few now and a few later. That
-//! file, beside the mount, is the kernel's memory, which it can take back. A frame that is being
+//! A frame holds a hundred small files, of which a package needs a few now and a few later. What memory
+//! has no room for is put by in a file without a name beside the mount, which is the kernel's memory: it
+//! can take it back. Of what was asked for whole, the kernel has a copy already. A frame that is being
 //! read is waited for, and not read again by whoever wants it as well.
 
 use std::collections::HashMap;
@@ -15,9 +16,8 @@ use crate::archive::index::Archive;
 use crate::error::Error;
 use crate::node::extent::Extents;
 
-/// Bytes of frames that are kept in memory, besides the last one: of those that are about to be kept
-/// elsewhere, or have to be kept here.
-const KEPT: usize = 16 << 20;
+/// Bytes of frames that are kept in memory, besides those that are just put by.
+const KEPT: usize = 24 << 20;
 /// How many buffers wait for the next frame, and of which size at most: fresh memory has to be cleared
 /// by the kernel first.
 const SPARE: usize = 4;
@@ -33,7 +33,7 @@ pub(super) type Frame = Arc<Vec<u8>>;
 pub(super) enum Found {
     /// In the file without a name.
     Stored,
-    /// In memory, and to be put by.
+    /// In memory.
     Memory(Frame),
 }
 
@@ -44,6 +44,8 @@ enum Slot {
         frame: Frame,
         /// Counts up with every use.
         used: u64,
+        /// How many of its bytes were asked for.
+        asked: usize,
         /// Somebody puts it by.
         storing: bool,
     },
@@ -51,6 +53,8 @@ enum Slot {
 
 struct State {
     slots: HashMap<usize, Slot>,
+    /// Bytes of those that are ready.
+    held: usize,
     uses: u64,
     /// By frame: whether it lies in the file without a name.
     stored: Vec<bool>,
@@ -75,6 +79,7 @@ impl Frames {
     pub(super) fn new(archive: Arc<Archive>, file: File, store: Option<File>) -> Self {
         let state = State {
             slots: HashMap::new(),
+            held: 0,
             uses: 0,
             stored: vec![false; archive.frames.len()],
             readers: Vec::new(),
@@ -101,18 +106,13 @@ impl Frames {
         &self.file
     }
 
-    /// Whether it has been put by.
-    pub(super) fn is_stored(&self, index: usize) -> bool {
-        self.lock().stored[index]
-    }
-
     /// Whether it has been read, or is being read by somebody who was asked for it.
     pub(super) fn is_known(&self, index: usize) -> bool {
         let state = self.lock();
         state.stored[index] || state.slots.contains_key(&index)
     }
 
-    /// A frame, read now if nobody has.
+    /// A frame, read now if nobody has. Who is done with it makes room for others.
     pub(super) fn find(&self, index: usize) -> Result<Found, Error> {
         let mut state = self.lock();
         loop {
@@ -160,36 +160,67 @@ impl Frames {
         store.read_exact_at(into, self.extents.begin(index) + offset as u64)
     }
 
-    /// Puts a frame by. Where there is no room for it, it will be decompressed again.
-    pub(super) fn put_by(&self, index: usize, frame: Frame) -> bool {
-        let Some(store) = &self.store else {
-            return false;
-        };
-        match self.lock().slots.get_mut(&index) {
-            Some(Slot::Ready { storing, .. }) if !*storing => *storing = true,
-            // Somebody else does, or it had to make room.
-            _ => return true,
+    /// So many bytes of a frame were given away.
+    pub(super) fn gave(&self, index: usize, bytes: usize) {
+        if let Some(Slot::Ready { asked, .. }) = self.lock().slots.get_mut(&index) {
+            *asked = asked.saturating_add(bytes);
         }
-        let stored = has_room(store, frame.len() as u64)
-            && store
-                .write_all_at(&frame, self.extents.begin(index))
-                .is_ok();
+    }
+
+    /// Puts by what there is no room for in memory. Whether that went well: what could not be put by is
+    /// decompressed again when it is asked for.
+    pub(super) fn make_room(&self) -> bool {
+        let mut is_well = true;
         let mut state = self.lock();
-        if !stored {
-            if let Some(Slot::Ready { storing, .. }) = state.slots.get_mut(&index) {
-                *storing = false;
+        while state.held > KEPT {
+            let ready = state
+                .slots
+                .iter_mut()
+                .filter_map(|(index, slot)| match slot {
+                    Slot::Ready { storing, used, .. } if !*storing => Some((*used, *index, slot)),
+                    _ => None,
+                });
+            // The least recently used one; the others are somebody else's work.
+            let Some((
+                _,
+                index,
+                Slot::Ready {
+                    frame,
+                    asked,
+                    storing,
+                    ..
+                },
+            )) = ready.min_by_key(|(used, index, _)| (*used, *index))
+            else {
+                break;
+            };
+            let frame = Arc::clone(frame);
+            let mut stored = false;
+            if *asked < frame.len() {
+                *storing = true;
+                drop(state);
+                stored = self.put_by(index, &frame);
+                is_well &= stored;
+                state = self.lock();
             }
-            return false;
+            state.stored[index] = stored;
+            state.slots.remove(&index);
+            state.held -= frame.len();
+            if let Ok(buffer) = Arc::try_unwrap(frame)
+                && state.spare.len() < SPARE
+                && buffer.capacity() <= LARGEST_SPARE
+            {
+                state.spare.push(buffer);
+            }
         }
-        state.stored[index] = true;
-        state.slots.remove(&index);
-        if let Ok(buffer) = Arc::try_unwrap(frame)
-            && state.spare.len() < SPARE
-            && buffer.capacity() <= LARGEST_SPARE
-        {
-            state.spare.push(buffer);
-        }
-        true
+        is_well
+    }
+
+    fn put_by(&self, index: usize, frame: &Frame) -> bool {
+        self.store.as_ref().is_some_and(|store| {
+            has_room(store, frame.len() as u64)
+                && (store.write_all_at(frame, self.extents.begin(index))).is_ok()
+        })
     }
 
     /// Memory for a frame, if some was left.
@@ -206,7 +237,8 @@ impl Frames {
         }
         keep(&mut state, index, &frame);
         drop(state);
-        self.put_by(index, frame)
+        drop(frame);
+        self.make_room()
     }
 
     /// Reads one and tells nobody.
@@ -235,30 +267,14 @@ fn has_room(store: &File, bytes: u64) -> bool {
     })
 }
 
-/// The least recently used ones go.
 fn keep(state: &mut State, index: usize, frame: &Frame) {
     state.uses += 1;
-    let mut ready: Vec<(u64, usize, usize)> = state
-        .slots
-        .iter()
-        .filter_map(|(&index, slot)| match slot {
-            Slot::Ready { used, frame, .. } => Some((*used, index, frame.len())),
-            Slot::Reading => None,
-        })
-        .collect();
-    ready.sort_unstable();
-    let mut bytes = ready.iter().map(|(_, _, length)| length).sum::<usize>();
-    for (_, oldest, length) in ready {
-        if bytes <= KEPT {
-            break;
-        }
-        state.slots.remove(&oldest);
-        bytes -= length;
-    }
     let slot = Slot::Ready {
         frame: Arc::clone(frame),
         used: state.uses,
+        asked: 0,
         storing: false,
     };
     state.slots.insert(index, slot);
+    state.held += frame.len();
 }

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
 use super::Refusal;
-use super::ahead::{Ahead, hot, read_hot};
+use super::ahead::{Ahead, hot, read_now};
 use super::content::Content;
 use super::filesystem::Tree;
 use super::frames::Frames;
@@ -56,7 +56,7 @@ pub(crate) fn walk(
         Arc::clone(&failure),
     ));
     let mut ahead = Ahead::new(Arc::clone(&nodes), Arc::clone(&content));
-    read_hot(&content, &hot(archive));
+    read_now(&content, &hot(archive));
     let tree = Tree::new(archive, nodes, content, target)?;
     for each in asks {
         ask(&tree, &mut ahead, each);
