@@ -20,12 +20,11 @@ mod walk;
 
 use std::fs;
 use std::path::{Component, Path, PathBuf};
-use std::thread;
 
 use htmap_exec_interpreter::Interpreter;
 
 use self::collector::Collector;
-use self::ledger::{Ledger, TICK};
+use self::ledger::Ledger;
 use self::system::is_system;
 use crate::archive::entry::{Entry, Kind, bytes, refusal};
 use crate::archive::manifest::Need;
@@ -75,10 +74,9 @@ pub fn collect(
     included: &[Included],
 ) -> Result<Source, Error> {
     let source = look(interpreter, excluded, included)?;
-    if source.ledger.is_settled() {
+    if source.ledger.is_settled() || !source.ledger.wait() {
         return Ok(source);
     }
-    thread::sleep(TICK);
     look(interpreter, excluded, included)
 }
 

@@ -137,7 +137,9 @@ impl Build<'_> {
         let mut source = transplant::collect(&self.interpreter, &excluded, &self.included)?;
         self.passed("collected");
         if !self.options.no_compile {
-            let kept = place.map(transplant::beside);
+            // Bytecode is known by its module's times: those have to tell.
+            let known_by = place.filter(|_| source.ledger.is_settled());
+            let kept = known_by.map(transplant::beside);
             let compiled =
                 transplant::compile(&self.interpreter, &mut source, &excluded, kept.as_deref());
             self.passed(&format!(

@@ -1,0 +1,108 @@
+"""File systems that keep times in whole seconds, have clocks of their own, or take two names for one."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from support.environment import binary, is_root
+from support.node_archives import MAIN, pack
+
+needs_root = pytest.mark.skipif(not is_root(), reason="only root can mount")
+Done = subprocess.CompletedProcess[str]
+
+
+class Disk:
+    """A file system in a file."""
+
+    def __init__(self, image: Path, place: Path, *options: str) -> None:
+        self.image, self.place = image, place
+        with image.open("wb") as file:
+            file.truncate(200 << 20)
+        subprocess.run(["mkfs.ext4", "-q", *options, image], check=True, capture_output=True)
+        place.mkdir()
+        self.mount()
+
+    def mount(self) -> None:
+        subprocess.run(["mount", "-o", "loop", self.image, self.place], check=True)
+
+    def unmount(self) -> None:
+        subprocess.run(["umount", self.place], check=True)
+
+    def change(self, *commands: str) -> None:
+        """What no program can do to a file system that is mounted."""
+        self.unmount()
+        for command in commands:
+            subprocess.run(["debugfs", "-w", "-R", command, self.image], check=True, capture_output=True)
+        self.mount()
+
+
+@pytest.fixture
+def coarse(tmp_path: Path) -> Iterator[Disk]:
+    """Inodes of 128 bytes have room for whole seconds alone."""
+    disk = Disk(tmp_path / "image", tmp_path / "coarse", "-I", "128")
+    yield disk
+    disk.unmount()
+
+
+@pytest.fixture
+def module(coarse: Disk) -> Path:
+    venv = coarse.place / "venv"
+    subprocess.run([MAIN.path, "-m", "venv", "--without-pip", venv], check=True)
+    return venv / f"lib/python{MAIN.minor}/site-packages/mymod.py"
+
+
+def build(module: Path, tmp_path: Path, *options: object) -> Done:
+    # Little else, so that it takes less than a second.
+    python = module.parents[3] / "bin/python"
+    words = ["--level", "1", "--no-check", "--exclude", f"lib/python{MAIN.minor}/[a-rt-z]*", *options]
+    return pack(python, tmp_path / "store", *words, XDG_CACHE_HOME=str(tmp_path / "cache"))
+
+
+def is_new(done: Done) -> bool:
+    return "nothing to do" not in done.stderr
+
+
+def content(done: Done, module: Path, tmp_path: Path) -> str:
+    """Of the module, in an archive."""
+    tree = tmp_path / "tree"
+    shutil.rmtree(tree, ignore_errors=True)
+    subprocess.run([binary(), "transplant", "unpack", done.stdout.strip(), tree], check=True, capture_output=True)
+    return (tree / module.relative_to(module.parents[3])).read_text()
+
+
+@needs_root
+def test_a_second_change_within_the_same_second(module: Path, tmp_path: Path) -> None:
+    for number in range(10, 14):
+        time.sleep(1 - time.time() % 1)
+        module.write_text(f"x = {number}\n")
+        assert content(build(module, tmp_path), module, tmp_path) == f"x = {number}\n"
+        with module.open("r+") as file:
+            file.write(f"x = {number + 50}\n")
+        assert content(build(module, tmp_path), module, tmp_path) == f"x = {number + 50}\n"
+    # What has not changed for a while is known.
+    assert not is_new(build(module, tmp_path))
+
+
+@needs_root
+def test_a_change_in_the_future(coarse: Disk, module: Path, tmp_path: Path) -> None:
+    """A server's clock may be ahead: nothing is known of such a file, and nobody waits for that time."""
+    module.write_text("x = 1\n")
+    inside = module.relative_to(coarse.place)
+    coarse.change(f"set_inode_field /{inside} ctime 20370101", f"set_inode_field /{inside} mtime 20370101")
+    assert module.stat().st_ctime > time.time() + 3600
+    begun = time.monotonic()
+    for _ in range(2):
+        done = build(module, tmp_path)
+        assert is_new(done)
+        assert content(done, module, tmp_path) == "x = 1\n"
+    assert time.monotonic() - begun < 30
+    with module.open("r+") as file:
+        file.write("x = 2\n")
+    assert content(build(module, tmp_path), module, tmp_path) == "x = 2\n"
+    assert not is_new(build(module, tmp_path))
