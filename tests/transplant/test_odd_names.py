@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 from support.environment import binary, is_root
-from support.hostile_archives import Directory, File, Frame, Link, blake3, hostile, manifest_of
-from support.node_archives import MAIN, Node, copy_of_prefix, pack
+from support.hostile_archives import Directory, File, Frame, Link, blake3, hostile, manifest_of, write, zstd
+from support.node_archives import MAIN, Node, copy_of_prefix, encoded, pack
 from support.scratch import Scratch
 
 Done = subprocess.CompletedProcess[bytes]
@@ -282,3 +282,41 @@ def test_no_text_of_an_archive_reaches_the_terminal(archive: Path, node: Node, t
         said = outcome.report + outcome.stderr
         assert "\\u{1b}]0;title" in said, outcome.dump()
         assert "\x1b" not in said and "\x9b" not in said and "\u202e" not in said
+
+
+def long_paths(at: Path, manifest: bytes, count: int) -> Path:
+    """An archive with so many paths of 4,000 bytes, each of which says only in what it differs from the one before."""
+
+    def entry(shared: int, rest: bytes, kind: bytes = b"d") -> bytes:
+        return encoded(shared) + encoded(len(rest)) + rest + encoded(0o755) + kind
+
+    entries = [entry(0, b"bin"), entry(3, b"/python3.11", b"f" + encoded(1) + blake3(b"x"))]
+    entries += [entry(0, b"x" * 250)]
+    entries += [entry(251 * depth - 1, b"/" + b"x" * 250) for depth in range(1, 15)]
+    entries += [entry(3764, b"/" + b"y" * 229 + b"000000")]
+    entries += [entry(3994, f"{number:06}".encode()) for number in range(1, count)]
+    listing = b"\x02" + encoded(len(manifest)) + manifest + encoded(len(entries)) + b"".join(entries)
+    frame = zstd(b"x")
+    # One frame, none of them hot, and where the one file lies.
+    layout = encoded(1) + encoded(1) + encoded(len(frame)) + bytes(3)
+    return write(at, frame, encoded(len(listing)) + listing + layout)
+
+
+@pytest.mark.parametrize("count", [8_000, 63_000])
+def test_many_long_paths_keep_nobody_busy(archive: Path, tmp_path: Path, node: Node, count: int) -> None:
+    """As few as all archives may have, and as many as are refused; in seconds of an unoptimized build."""
+    made = long_paths(tmp_path / "made", manifest_of(archive), count)
+    assert made.stat().st_size < 1 << 20
+    is_refused = count > 8_000
+    limit = ("prlimit", "--cpu=10", f"--as={1 << 30}", "--")
+    for words in (("info", made), ("diff", made, archive), ("unpack", made, tmp_path / "tree")):
+        done = subprocess.run([*limit, binary(), "transplant", *words], capture_output=True, timeout=100)
+        assert done.returncode == is_refused, (words, done.stderr)
+        assert (b"its index makes no sense" in done.stderr) == is_refused, done.stderr
+
+    def prepare(scratch: Scratch) -> None:
+        scratch.wrapper = [*limit]
+
+    outcome = node.run(made, "def f():\n    return 1", prepare=prepare)
+    assert outcome.status == "ERR", outcome.dump()
+    assert ("its index makes no sense" in outcome.report) == is_refused, outcome.report
