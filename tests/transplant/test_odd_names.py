@@ -9,13 +9,14 @@ import os
 import shutil
 import socket
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support.environment import binary, is_root
+from support.environment import binary, is_root, system_python
 from support.hostile_archives import Directory, File, Frame, Link, blake3, hostile, manifest_of, write, zstd
-from support.node_archives import MAIN, Node, copy_of_prefix, encoded, pack
-from support.scratch import Scratch
+from support.node_archives import MAIN, PRUNED, Node, copy_of_prefix, encoded, excluding, pack
+from support.scratch import Scratch, new_base
 
 Done = subprocess.CompletedProcess[bytes]
 
@@ -237,6 +238,81 @@ def test_what_is_no_file_is_left_out_and_named(venv: Path, site: Path, tmp_path:
     assert not any(os.path.lexists(there / name) for name in (*names, "socket", "zero"))
     # Whoever unpacks it owns it: it gives nobody else's rights.
     assert (there / "setuid").stat().st_mode & 0o7777 == 0o755
+
+
+# Somebody without a passwd entry, and another one.
+UID, OTHER = 64_123, 64_124
+SYSTEM = system_python()
+
+
+@pytest.fixture
+def mine() -> Iterator[Path]:
+    """A directory of another user's than root, with the program in it and an environment with files of all modes."""
+    base = new_base()
+    assert SYSTEM is not None
+    subprocess.run([SYSTEM.path, "-m", "venv", "--without-pip", base / "venv"], check=True)
+    site = base / f"venv/lib/python{SYSTEM.minor}/site-packages"
+    for directory in ("closed", "fixed"):
+        (site / directory).mkdir()
+        (site / directory / "x.py").write_text("x = 1\n")
+    (site / "secret.py").write_text("x = 1\n")
+    shutil.copy(binary(), base / "program")
+    subprocess.run(["chown", "-R", str(UID), base], check=True)
+    for name, mode in {"secret.py": 0, "fixed/x.py": 0o400, "fixed": 0o500, "closed": 0o300}.items():
+        (site / name).chmod(mode)
+    yield base
+    shutil.rmtree(base)
+
+
+def by_user(base: Path, *words: object, umask: int = 0o022, cache: str = "cache") -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        ["setpriv", f"--reuid={UID}", "--clear-groups", base / "program", "transplant", *map(str, words)],
+        env={"PATH": os.defpath, "XDG_CACHE_HOME": str(base / cache), "HTMAP_DIR": str(base / "htmap")},
+        umask=umask,
+        capture_output=True,
+        text=True,
+    )
+
+
+@pytest.mark.skipif(not is_root() or SYSTEM is None, reason="needs root, and a Python that every user can run")
+def test_modes_and_users(mine: Path) -> None:
+    words = ["build", "--python", mine / "venv/bin/python", "--level", "1", *excluding(PRUNED), "--dir"]
+    done = by_user(mine, *words, mine / "store")
+    assert done.returncode == 1
+    [site] = (mine / "venv/lib").glob("python3*/site-packages")
+    assert done.stderr.splitlines() == [
+        "htmap-exec: error: cannot read 2 files:",
+        f"    `{site}/closed`",
+        f"    `{site}/secret.py`",
+        "hint: make them readable, or leave them out with --exclude",
+    ]
+    words[-1:] = ["--exclude", "**/closed", "--exclude", "**/secret.py", "--dir"]
+    archives = []
+    for umask in (0o022, 0o077):
+        done = by_user(mine, *words, mine / f"store{umask}", umask=umask, cache=f"cache{umask}")
+        assert done.returncode == 0, done.stderr
+        archives.append(Path(done.stdout.strip()))
+    assert archives[0].name == archives[1].name
+    # HTCondor's daemons have to read an archive; who may come to it is the directory's business.
+    for archive, mode in zip(archives, (0o755, 0o700), strict=True):
+        assert archive.stat().st_mode & 0o777 == 0o644
+        assert archive.parent.stat().st_mode & 0o777 == mode
+    assert all(path.stat().st_mode & 0o077 == 0 for path in (mine / "cache63").rglob("*"))
+    done = by_user(mine, "unpack", archives[1], mine / "tree", umask=0o077)
+    assert done.returncode == 0, done.stderr
+    assert (mine / "tree").stat().st_mode & 0o777 == 0o700
+    [fixed] = mine.glob("tree/**/fixed")
+    assert (fixed.stat().st_mode & 0o777, (fixed / "x.py").stat().st_mode & 0o777) == (0o755, 0o644)
+    # What cannot be removed is named, and stays whole.
+    archives[0].parent.chmod(0o555)
+    done = by_user(mine, "prune", "--keep", "0", "--dir", archives[0].parent)
+    assert done.returncode == 1
+    assert f"cannot remove `{archives[0]}`: Permission denied" in done.stderr
+    archives[0].parent.chmod(0o755)
+    archives[0].chmod(0o400)
+    done = by_user(mine, "prune", "--keep", "0", "--dir", archives[0].parent)
+    assert done.returncode == 0, done.stderr
+    assert list(archives[0].parent.iterdir()) == []
 
 
 ESCAPES = "\x1b]0;title\x07\x9b31m\u202e\r"
