@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pytest
 from support.environment import binary, is_root
-from support.node_archives import MAIN, pack
+from support.folding import Folding
+from support.hostile_archives import Directory, Entry, File, Frame, Link, blake3, hostile, manifest_of
+from support.node_archives import MAIN, Node, pack
 
 needs_root = pytest.mark.skipif(not is_root(), reason="only root can mount")
 Done = subprocess.CompletedProcess[str]
@@ -105,3 +107,66 @@ def test_a_change_in_the_future(coarse: Disk, module: Path, tmp_path: Path) -> N
         file.write("x = 2\n")
     assert content(build(module, tmp_path), module, tmp_path) == "x = 2\n"
     assert not is_new(build(module, tmp_path))
+
+
+@pytest.fixture
+def folding(tmp_path: Path) -> Iterator[Path]:
+    (tmp_path / "folding").mkdir()
+    made = Folding(tmp_path / "folding")
+    yield tmp_path / "folding"
+    made.unmount()
+
+
+@pytest.fixture(scope="module")
+def manifest(archive: Path) -> bytes:
+    return manifest_of(archive)
+
+
+ONE, TWO = blake3(b"x"), blake3(b"y")
+PYTHON: list[Entry] = [Directory("bin"), File("bin/python3.11", 1, 0, 0, ONE)]
+ALIKE: dict[str, tuple[list[Entry], tuple[str, str]]] = {
+    "files": ([File("Makefile", 1, 0, 0, ONE), File("makefile", 1, 0, 1, TWO)], ("Makefile", "makefile")),
+    # Nothing in them has the same name.
+    "directories": (
+        [Directory("Foo"), File("Foo/a", 1, 0, 0, ONE), Directory("foo"), File("foo/b", 1, 0, 1, TWO)],
+        ("Foo", "foo"),
+    ),
+    "empty-directories": ([Directory("Foo"), Directory("foo")], ("Foo", "foo")),
+    "file-and-directory": ([File("Foo", 1, 0, 0, ONE), Directory("foo")], ("Foo", "foo")),
+    "link-and-file": ([Link("Foo", "bin"), File("foo", 1, 0, 0, ONE)], ("Foo", "foo")),
+    "links": ([Link("Foo", "bin"), Link("foo", "bin/python3.11")], ("Foo", "foo")),
+}
+
+
+@needs_root
+@pytest.mark.parametrize("kind", ALIKE)
+def test_names_that_differ_by_capital_letters_alone(
+    folding: Path, manifest: bytes, tmp_path: Path, node: Node, kind: str
+) -> None:
+    entries, names = ALIKE[kind]
+    made = hostile(tmp_path / "made", manifest, [*PYTHON, *entries], [Frame.of(b"xy")])
+    target = folding / "tree"
+    done = subprocess.run([binary(), "transplant", "unpack", made, target], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1, done.stdout
+    one, other = (str(target / name) for name in names)
+    assert f"`{one}` and `{other}`" in done.stderr or f"`{other}` and `{one}`" in done.stderr, done.stderr
+    assert "hint: " in done.stderr
+    assert list(target.iterdir()) == []
+    # Elsewhere they are two.
+    subprocess.run([binary(), "transplant", "unpack", made, tmp_path / "tree"], check=True, capture_output=True)
+    assert {path.name for path in (tmp_path / "tree").iterdir()} == {"bin", *names}
+
+
+@needs_root
+def test_a_python_where_capital_letters_do_not_matter(folding: Path, archive: Path, node: Node) -> None:
+    """Most have no such names: it is unpacked there, and not into a cache, as others may have that file system."""
+    words = [binary(), "transplant", "unpack", archive, folding / "tree"]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=100)
+    assert done.returncode == 0, done.stderr
+    code = "import ssl, sys; print(sys.prefix)"
+    said = subprocess.check_output([done.stdout.strip(), "-c", code], text=True, timeout=100)
+    assert said.strip() == str(folding / "tree")
+    (folding.parent).chmod(0o755)
+    outcome = node.run(archive, "def f():\n    return 1", "--cache-dir", folding / "cache")
+    assert outcome.value == 1, outcome.dump()
+    assert "is on FUSE, and not this node's own" in outcome.stderr
