@@ -181,7 +181,12 @@ def _directory(settings: Any) -> str:
 
 
 def _as_text(path: str, setting: str) -> str:
-    """HTCondor's bindings take nothing else."""
+    """HTCondor's bindings take nothing else, and a list of input files is cut at commas and line ends."""
+    if any(end in path for end in ",\n\r"):
+        raise SettingsError(
+            f"the setting `{setting}` names {path!r}: HTCondor sends no file with a comma or the end of a line in its "
+            "path"
+        )
     try:
         path.encode()
     except UnicodeEncodeError:

@@ -218,14 +218,32 @@ def test_a_binary_that_cannot_be_started(submission: Submission, ours: Any, pack
             submission("one" if settings else "two", "transplant")
 
 
-def test_a_directory_whose_name_is_no_text(ours: Any, packed: Path, store: Path, tmp_path: Path) -> None:
-    """HTCondor's bindings take text alone."""
-    directory = tmp_path / os.fsdecode(b"\xff\xfe")
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        (b"\xff\xfe", "which is no text"),
+        (b"one, two", "no file with a comma or the end of a line in its path"),
+        (b"new\nline", "no file with a comma or the end of a line in its path"),
+    ],
+    ids=["no-utf-8", "comma", "newline"],
+)
+def test_directories_that_htcondor_sends_nothing_from(
+    ours: Any, packed: Path, store: Path, tmp_path: Path, name: bytes, said: str
+) -> None:
+    """HTCondor's bindings take text alone, and its lists of files have commas."""
+    directory = tmp_path / os.fsdecode(name)
     store.rename(directory)
     ours.settings["TRANSPLANT.DIR"] = str(directory)
     ours.settings["TRANSPLANT.ASSUME_EXISTS"] = "true"
-    with pytest.raises(htmap_exec.SettingsError, match=r"`TRANSPLANT\.DIR` names .*, which is no text"):
+    with pytest.raises(htmap_exec.SettingsError) as raised:
         set_up(ours, tmp_path / "map")
+    # As Python shows it: pytest cannot show all of it.
+    text = ascii(str(raised.value))
+    assert "`TRANSPLANT.DIR` names" in text and said in text, text
+    ours.settings["TRANSPLANT.ALTERNATE_INPUT_PATH"] = str(directory / packed.name)
+    with pytest.raises(htmap_exec.SettingsError) as raised:
+        set_up(ours, tmp_path / "other")
+    assert "`TRANSPLANT.ALTERNATE_INPUT_PATH` names" in ascii(str(raised.value))
 
 
 def test_mounting_can_be_turned_off(submission: Submission, ours: Any, packed: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import time
@@ -107,6 +108,22 @@ def test_a_change_in_the_future(coarse: Disk, module: Path, tmp_path: Path) -> N
         file.write("x = 2\n")
     assert content(build(module, tmp_path), module, tmp_path) == "x = 2\n"
     assert not is_new(build(module, tmp_path))
+
+
+@pytest.mark.skipif(not shutil.which("strace"), reason="strace, which has the kernel refuse locks, is not installed")
+@pytest.mark.parametrize("error", ["ENOLCK", "EOPNOTSUPP", "ENOSYS"])
+def test_builds_where_nothing_can_be_locked(venv: Path, tmp_path: Path, error: str) -> None:
+    """Network file systems without a lock daemon: builds do without, and forget nothing."""
+    words = ["strace", "-f", "-qq", "-o", "/dev/null", "-e", f"inject=flock:error={error}"]
+    options = ["--level", "1", "--no-check", "--exclude", f"lib/python{MAIN.minor}/[a-rt-z]*"]
+    env = {"XDG_CACHE_HOME": str(tmp_path / "cache")}
+    first, second = (pack(venv / "bin/python", tmp_path / "store", *options, before=words, **env) for _ in range(2))
+    assert is_new(first) and not is_new(second)
+    assert first.stdout == second.stdout
+    subprocess.run([binary(), "transplant", "verify", first.stdout.strip()], check=True, capture_output=True)
+    pruned = [*words, binary(), "transplant", "prune", "--keep", "0", "--dir", tmp_path / "store"]
+    subprocess.run(pruned, check=True, capture_output=True, env={"PATH": os.defpath, **env})
+    assert list((tmp_path / "store").iterdir()) == []
 
 
 @pytest.fixture
