@@ -149,6 +149,34 @@ def test_a_node_has_files_of_all_names(
         assert lacking == []
 
 
+@pytest.mark.parametrize("name", [b"\xff\xfe\x80", "naïve".encode(), b"new\nline"])
+def test_a_cache_sees_what_is_removed_from_a_directory_of_any_name(node: Node, tmp_path: Path, name: bytes) -> None:
+    tmp_path.chmod(0o755)
+    prefix, store, cache = tmp_path / "prefix", tmp_path / "store", tmp_path / "cache"
+    python = copy_of_prefix(MAIN, prefix)
+    directory = prefix / LIBRARY / "site-packages" / os.fsdecode(name)
+    directory.mkdir()
+    for number in range(300):
+        (directory / f"{number}.txt").write_text("x")
+    archive = Path(pack(python, store, "--level", "1", "--no-check").stdout.strip())
+    source = """
+        def f():
+            import os, sys
+            return {root: len(files) for root, _, files in os.walk(os.fsencode(sys.prefix))}
+    """
+    for word in ("unpacked `", "found `"):
+        outcome = node.run(archive, source, "--cache-dir", cache)
+        assert word in outcome.stderr, outcome.dump()
+        [place] = [root for root in outcome.value if os.path.basename(root) == name]
+        assert outcome.value[place] == 300
+    os.chmod(place, 0o755)
+    for number in range(0, 300, 2):
+        os.unlink(os.path.join(place, b"%d.txt" % number))
+    os.chmod(place, 0o555)
+    outcome = node.run(archive, source, "--cache-dir", cache)
+    assert outcome.value[place] == 300, outcome.stderr
+
+
 def test_formats_for_other_tools(filled: tuple[Path, dict[bytes, bytes]], tmp_path: Path) -> None:
     """tar takes all names, zip those in UTF-8."""
     archive, there = filled
