@@ -202,6 +202,8 @@ def test_a_prefix_and_a_store_of_any_name(name: bytes, tmp_path: Path) -> None:
     archive = Path(os.fsdecode(done.stdout[:-1]))
     assert archive.parent == store
     assert b"\x1b" not in done.stderr
+    # What names such a place cannot be edited.
+    assert (b"` will still do so: its name is no text" in done.stderr) == (name == ODD["no-utf-8"]), done.stderr
     assert b"nothing to do" in runs(*words, **cache).stderr
     shown = os.fsencode(archive).decode(errors="replace")
     for command in ("info", "verify"):

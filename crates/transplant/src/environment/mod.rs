@@ -88,6 +88,16 @@ fn look(
     let name = format!("python{}", interpreter.version);
     let mut collector = Collector::new(interpreter, excluded)?;
     let (prefix, base) = (collector.old.prefix.clone(), collector.old.base.clone());
+    // Where files name a place is written down as text.
+    if let Some(place) = [&prefix, &base]
+        .into_iter()
+        .find(|place| place.to_str().is_none())
+    {
+        collector.remarks.push(format!(
+            "files that name `{}` will still do so: its name is no text",
+            place.display()
+        ));
+    }
     let library = Path::new("lib").join(&name);
     let packages = library.join("site-packages");
     let in_venv = prefix != base;
