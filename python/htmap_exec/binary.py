@@ -1,6 +1,7 @@
 """Finds the htmap-exec binary that runs components, and sees that it is one for the nodes' processors."""
 
 import os
+import platform
 import shutil
 import sys
 import sysconfig
@@ -40,20 +41,42 @@ def find_binary(named: Optional[str] = None) -> str:
 
 def check_machine(path: str, machine: str) -> None:
     """Raise BinaryUnusable if the binary is not for this kind of machine, as `uname -m` names it."""
-    with open(path, "rb") as file:
-        header = file.read(20)
-    if header.startswith(b"#!"):
-        # A wrapper, and somebody knows why.
-        return
-    if not header.startswith(b"\x7fELF") or len(header) < 20:
-        raise BinaryUnusable(f"`{path}` is no program for Linux: EXEC.BINARY has to be the `{BINARY}` binary")
-    number = int.from_bytes(header[18:20], "little" if header[5] == 1 else "big")
-    found = _MACHINES.get(number, f"ELF machine {number}")
-    if found != machine:
+    found = _machine(path)
+    if found not in (None, machine):
         raise BinaryUnusable(
             f"`{path}` is built for {found}, and the execute nodes are taken to be {machine}: name a binary for "
             f"{machine} by EXEC.BINARY, or set EXEC.ARCH to {found} to run on such nodes only"
         )
+
+
+def for_this_machine(path: str) -> str:
+    """The binary itself, or another one if it is for nodes of another kind. Raises BinaryUnusable if there is none."""
+    here = platform.machine()
+    found = _machine(path)
+    if found in (None, here):
+        return path
+    try:
+        other = find_binary()
+    except BinaryNotFound:
+        other = path
+    if _machine(other) in (None, here):
+        return other
+    raise BinaryUnusable(
+        f"`{path}` (EXEC.BINARY) is built for {found}, and archives are built and looked into on this machine, which "
+        f"is {here}: install the wheel here, or name a binary for {here} by the environment variable {BINARY_VARIABLE}"
+    )
+
+
+def _machine(path: str) -> Optional[str]:
+    """As `uname -m` names it; None for a wrapper, of which somebody knows why."""
+    with open(path, "rb") as file:
+        header = file.read(20)
+    if header.startswith(b"#!"):
+        return None
+    if not header.startswith(b"\x7fELF") or len(header) < 20:
+        raise BinaryUnusable(f"`{path}` is no program for Linux: EXEC.BINARY has to be the `{BINARY}` binary")
+    number = int.from_bytes(header[18:20], "little" if header[5] == 1 else "big")
+    return _MACHINES.get(number, f"ELF machine {number}")
 
 
 def _beside_python() -> Iterator[str]:

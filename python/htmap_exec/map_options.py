@@ -12,6 +12,7 @@ HTMap calls the functions that are replaced here through their modules, so its o
 """
 
 import copy
+import difflib
 import functools
 import numbers
 import os
@@ -72,8 +73,10 @@ def _with_complete_options(htmap: Any, create: Callable[..., Any]) -> Callable[.
         known = options.BASE_OPTIONS_FUNCTION_BY_DELIVERY
         method = htmap.settings["DELIVERY_METHOD"]
         if method not in known:
+            close = difflib.get_close_matches(str(method), known, n=1)
+            meant = f"did you mean `{close[0]}`? Set" if close else "set"
             raise exceptions.UnknownPythonDeliveryMethod(
-                f"there is no delivery method {method!r}: set DELIVERY_METHOD to one of {', '.join(sorted(known))}"
+                f"there is no delivery method {method!r}: {meant} DELIVERY_METHOD to one of {', '.join(sorted(known))}"
             )
         for name in ("input_files", "output_remaps"):
             given = getattr(map_options, name)

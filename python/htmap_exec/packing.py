@@ -16,6 +16,7 @@ from typing import Any, Dict, List, NamedTuple, Optional
 from urllib.parse import urlsplit
 
 from . import layout
+from .binary import for_this_machine
 from .exec_settings import ExecSettings
 from .failures import SettingsError, TransplantError
 
@@ -70,7 +71,7 @@ def facts(binary: str, archive: str) -> Optional[Facts]:
 
 @functools.lru_cache(maxsize=8)
 def _facts(binary: str, archive: str, changed: int, size: int) -> Facts:
-    done = _run([binary, "transplant", "info", "--json", archive])
+    done = _run([for_this_machine(binary), "transplant", "info", "--json", archive])
     if done.returncode != 0:
         raise TransplantError(f"the archive `{archive}` is of no use: {_said(done)}")
     told = json.loads(done.stdout)
@@ -107,7 +108,7 @@ def _built(binary: str, settings: Any, ours: ExecSettings) -> str:
         )
     if not sys.executable:
         raise TransplantError("this Python does not know its own path, so it cannot be packed")
-    words = [binary, "transplant", "build", "--python", sys.executable, "--dir", directory]
+    words = [for_this_machine(binary), "transplant", "build", "--python", sys.executable, "--dir", directory]
     # With other options it is another archive: the build itself knows which of them can be used again.
     words += [f"--exclude={pattern}" for pattern in ours.EXCLUDE]
     words += [f"--include={os.path.expanduser(path)}" for path in ours.INCLUDE]
@@ -120,7 +121,7 @@ def _build(words: List[str]) -> str:
     """The archive's path. What the build says is shown as it comes, since it may take a while: also in a notebook,
     whose stderr is no file."""
     said = []
-    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as build:
+    with _started(words) as build:
         assert build.stdout is not None and build.stderr is not None
         for line in build.stderr:
             said.append(line)
@@ -135,7 +136,26 @@ def _build(words: List[str]) -> str:
 
 
 def _run(words: List[str]) -> "subprocess.CompletedProcess[str]":
-    return subprocess.run(words, capture_output=True, text=True)
+    with _started(words) as command:
+        out, err = command.communicate()
+    return subprocess.CompletedProcess(words, command.returncode, out, err)
+
+
+def _started(words: List[str]) -> "subprocess.Popen[str]":
+    try:
+        return subprocess.Popen(
+            words,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            # As paths are read everywhere, whatever bytes they have.
+            encoding=sys.getfilesystemencoding(),
+            errors=sys.getfilesystemencodeerrors(),
+        )
+    except OSError as error:
+        raise TransplantError(
+            f"`{words[0]}` cannot be started on this machine: {error.strerror or error}: name an htmap-exec binary "
+            "that can by the setting EXEC.BINARY"
+        ) from None
 
 
 def _said(done: "subprocess.CompletedProcess[str]") -> str:
@@ -153,11 +173,28 @@ def _elsewhere(settings: Any) -> str:
         return path
     if not os.path.isfile(path):
         raise SettingsError(f"the setting `TRANSPLANT.ALTERNATE_INPUT_PATH` names `{path}`, which is no file here")
-    return os.path.abspath(path)
+    return _as_text(os.path.abspath(path), "TRANSPLANT.ALTERNATE_INPUT_PATH")
 
 
 def _directory(settings: Any) -> str:
-    return os.path.abspath(os.path.expanduser(str(settings["TRANSPLANT.DIR"])))
+    return _as_text(os.path.abspath(os.path.expanduser(str(settings["TRANSPLANT.DIR"]))), "TRANSPLANT.DIR")
+
+
+def _as_text(path: str, setting: str) -> str:
+    """HTCondor's bindings take nothing else, and a list of input files is cut at commas and line ends."""
+    if any(end in path for end in ",\n\r"):
+        raise SettingsError(
+            f"the setting `{setting}` names {path!r}: HTCondor sends no file with a comma or the end of a line in its "
+            "path"
+        )
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        raise SettingsError(
+            f"the setting `{setting}` names {path!r}, which is no text, and HTCondor sends no file of such a name: "
+            "name another one"
+        ) from None
+    return path
 
 
 def _existing(binary: str, directory: str) -> str:
@@ -175,6 +212,7 @@ def _of_this_python(binary: str, directory: str) -> List[str]:
     """Archives of this very version and these packages, the newest first."""
     if not sys.executable or not os.path.isdir(directory):
         return []
+    binary = for_this_machine(binary)
     listed = _run([binary, "transplant", "list", "--dir", directory, "--json"])
     packages = _run([binary, "packages", "--python", sys.executable])
     if listed.returncode != 0 or packages.returncode != 0:

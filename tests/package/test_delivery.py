@@ -157,9 +157,11 @@ def test_what_a_build_says_is_shown(
 def test_unknown(submission: Submission, enabled: Any) -> None:
     with pytest.raises(
         enabled.exceptions.UnknownPythonDeliveryMethod,
-        match=r"'dokcer': .* apptainer, assume, container, docker, shared",
+        match=r"'dokcer': did you mean `docker`\? .* apptainer, assume, container, docker, shared",
     ):
         submission("one", "dokcer")
+    with pytest.raises(enabled.exceptions.UnknownPythonDeliveryMethod, match="'zzz': set DELIVERY_METHOD to one of"):
+        submission("two", "zzz")
 
 
 @pytest.mark.parametrize("method", ["assume", "shared"])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import platform
 import re
 import shutil
 import subprocess
@@ -178,6 +180,70 @@ def test_this_python_is_not_for_other_machines(ours: Any, tmp_path: Path) -> Non
     vax = exec_settings.ExecSettings(ARCH="vax")
     with pytest.raises(htmap_exec.TransplantError, match=r"this Python is for .* nodes of the kind vax \(EXEC\.ARCH\)"):
         packing.prepare(tmp_path / "map", str(real_binary()), ours.settings, vax)
+
+
+def test_a_binary_for_other_machines_is_sent_and_not_started(
+    submission: Submission, ours: Any, packed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other, number = ("aarch64", 183) if platform.machine() != "aarch64" else ("x86_64", 62)
+    foreign = tmp_path / "foreign"
+    header = bytearray(real_binary().read_bytes()[:4096])
+    header[18:20] = number.to_bytes(2, "little")
+    foreign.write_bytes(header)
+    foreign.chmod(0o755)
+    archive = with_manifest(packed, lambda manifest: manifest.update(machine=other), "other-machine")
+    ours.settings["EXEC.BINARY"] = str(foreign)
+    ours.settings["EXEC.ARCH"] = other
+    ours.settings["TRANSPLANT.ALTERNATE_INPUT_PATH"] = str(archive)
+    monkeypatch.setenv("HTMAP_EXEC_BIN", str(real_binary()))
+    descriptors, _ = submission("one", "transplant")
+    assert descriptors["executable"] == str(foreign)
+    assert megabytes(descriptors["request_disk"]) > 1024
+    # Known by name, time and size.
+    archive.touch()
+    monkeypatch.setenv("HTMAP_EXEC_BIN", str(foreign))
+    with pytest.raises(htmap_exec.BinaryUnusable, match=rf"\(EXEC.BINARY\) is built for {other}, .* HTMAP_EXEC_BIN"):
+        submission("two", "transplant")
+
+
+def test_a_binary_that_cannot_be_started(submission: Submission, ours: Any, packed: Path, tmp_path: Path) -> None:
+    wrapper = tmp_path / "wrapper"
+    wrapper.write_text("#!/no/such/shell\n")
+    wrapper.chmod(0o755)
+    ours.settings["EXEC.BINARY"] = str(wrapper)
+    for settings in ({"TRANSPLANT.ALTERNATE_INPUT_PATH": str(packed)}, {"TRANSPLANT.ALTERNATE_INPUT_PATH": None}):
+        for name, value in settings.items():
+            ours.settings[name] = value
+        with pytest.raises(htmap_exec.TransplantError, match=r"cannot be started on this machine: .* EXEC\.BINARY"):
+            submission("one" if settings else "two", "transplant")
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        (b"\xff\xfe", "which is no text"),
+        (b"one, two", "no file with a comma or the end of a line in its path"),
+        (b"new\nline", "no file with a comma or the end of a line in its path"),
+    ],
+    ids=["no-utf-8", "comma", "newline"],
+)
+def test_directories_that_htcondor_sends_nothing_from(
+    ours: Any, packed: Path, store: Path, tmp_path: Path, name: bytes, said: str
+) -> None:
+    """HTCondor's bindings take text alone, and its lists of files have commas."""
+    directory = tmp_path / os.fsdecode(name)
+    store.rename(directory)
+    ours.settings["TRANSPLANT.DIR"] = str(directory)
+    ours.settings["TRANSPLANT.ASSUME_EXISTS"] = "true"
+    with pytest.raises(htmap_exec.SettingsError) as raised:
+        set_up(ours, tmp_path / "map")
+    # As Python shows it: pytest cannot show all of it.
+    text = ascii(str(raised.value))
+    assert "`TRANSPLANT.DIR` names" in text and said in text, text
+    ours.settings["TRANSPLANT.ALTERNATE_INPUT_PATH"] = str(directory / packed.name)
+    with pytest.raises(htmap_exec.SettingsError) as raised:
+        set_up(ours, tmp_path / "other")
+    assert "`TRANSPLANT.ALTERNATE_INPUT_PATH` names" in ascii(str(raised.value))
 
 
 def test_mounting_can_be_turned_off(submission: Submission, ours: Any, packed: Path) -> None:

@@ -29,3 +29,4 @@ pub use last_resort::panicked;
 pub use node::classad::ClassAd;
 pub use options::{Ending, Options};
 pub use process::served::Served;
+pub use scratch::listing::on_one_line;

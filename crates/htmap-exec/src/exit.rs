@@ -6,7 +6,7 @@ use std::io::{self, Write as _};
 use std::os::fd::AsFd as _;
 use std::process::ExitCode;
 
-use htmap_exec_component::Error;
+use htmap_exec_component::{Error, on_one_line};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 /// A result or an error record stands.
@@ -61,7 +61,9 @@ pub(crate) fn report(error: &anyhow::Error) -> ExitCode {
     if let Some(hint) = transplant.and_then(htmap_exec_transplant::Error::hint) {
         text.push_str(&format!("\nhint: {hint}"));
     }
-    let _ = writeln!(io::stderr(), "{text}");
+    // Names that an archive or a map has may be anything.
+    let lines: Vec<String> = text.lines().map(on_one_line).collect();
+    let _ = writeln!(io::stderr(), "{}", lines.join("\n"));
     ExitCode::from(match component {
         Some(Error::Io { .. } | Error::NotRestored { .. }) => OUTPUT,
         Some(_) => SYSTEM,

@@ -38,6 +38,14 @@ pub enum Error {
         /// Why not.
         reason: String,
     },
+    /// Two names of an archive that a file system takes for one, as some do with capital letters.
+    #[error("`{path}` and `{other}` are one name on this file system, and two in the archive")]
+    Folded {
+        /// What could not be made.
+        path: PathBuf,
+        /// What was there.
+        other: PathBuf,
+    },
     /// There is no such archive, or there are several.
     #[error("`{name}` does not name an archive: {reason}")]
     Unknown {
@@ -91,6 +99,9 @@ impl Error {
             ),
             Self::Unreadable { .. } => Some("make them readable, or leave them out with --exclude"),
             Self::Unsupported { .. } => None,
+            Self::Folded { .. } => {
+                Some("unpack it where capital letters and small ones are not the same")
+            }
             Self::Unknown { .. } => {
                 Some("`htmap-exec transplant list` shows which there are, `--dir` says where")
             }

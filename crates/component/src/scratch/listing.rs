@@ -122,7 +122,7 @@ pub(crate) fn top_level(root: &Path) -> Vec<String> {
 
 /// A name as people can read it: control characters, line ends and marks that turn the direction
 /// of writing are escaped.
-pub(crate) fn on_one_line(name: impl AsRef<OsStr>) -> String {
+pub fn on_one_line(name: impl AsRef<OsStr>) -> String {
     let name = name.as_ref().to_string_lossy();
     let mut text = String::with_capacity(name.len());
     for character in name.chars() {

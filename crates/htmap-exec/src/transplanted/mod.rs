@@ -17,7 +17,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::{Context as _, bail};
-use htmap_exec_component::{ClassAd, Served, names};
+use htmap_exec_component::{ClassAd, Served, names, on_one_line};
 use htmap_exec_interpreter::{Origin, Rejection, Search};
 use htmap_exec_transplant::{self as transplant, Archive, Holder, Index, Manifest, Node, Refusal};
 
@@ -115,7 +115,8 @@ pub(crate) fn bring(request: &Request<'_>) -> Brought {
         interpreters: Search::none(Rejection {
             path: request.archive.to_path_buf(),
             origin: Origin::Transplant,
-            reason: format!("{error:#}"),
+            // It may name what is in the archive.
+            reason: on_one_line(format!("{error:#}")),
         })
         .with_hints(hints),
         environment: Vec::new(),

@@ -30,10 +30,13 @@ pub(crate) type Sum = [u8; 32];
 const LARGEST_PATHS: usize = 256 << 20;
 /// Of all names in all paths together: the kernel looks each of them up.
 const MOST_NAMES: usize = 16 << 20;
+/// What any archive may have: entries, bytes of paths (three hundred each), and names (twenty each).
+/// Beyond, there are eight bytes of the file for each entry or name, and one for each byte of a path.
+const FREE_ENTRIES: u64 = 100_000;
+const FREE_PATHS: usize = 32 << 20;
+const FREE_NAMES: usize = 2 << 20;
 /// The kernel takes no longer one.
 pub(crate) const LONGEST_PATH: usize = 4095;
-/// Entries that any archive may have; beyond, each takes eight bytes of the file at least.
-const FREE_ENTRIES: u64 = 100_000;
 
 /// What an index says, believed as far as it is well formed.
 pub(crate) struct Claims {
@@ -144,16 +147,15 @@ pub(crate) fn parse(plain: &[u8], size: u64) -> Option<Claims> {
     let mut reader = Reader(listing);
     let format = reader.byte()?;
     reader.sized()?;
-    let most = FREE_ENTRIES + size / 8;
     let claims = match format {
-        FIRST => first(&mut reader, &mut layout, most)?,
-        FORMAT => second(&mut reader, &mut layout, most)?,
+        FIRST => first(&mut reader, &mut layout, size)?,
+        FORMAT => second(&mut reader, &mut layout, size)?,
         _ => return None,
     };
     (reader.0.is_empty() && layout.0.is_empty()).then_some(claims)
 }
 
-fn first(listing: &mut Reader, table: &mut Reader, most: u64) -> Option<Claims> {
+fn first(listing: &mut Reader, table: &mut Reader, size: u64) -> Option<Claims> {
     let count = listing.count(33)?;
     let mut frames = Vec::with_capacity(count);
     let mut sums = Vec::with_capacity(count);
@@ -164,7 +166,7 @@ fn first(listing: &mut Reader, table: &mut Reader, most: u64) -> Option<Claims> 
         frames.push(Frame { length, compressed });
     }
     let mut places = Vec::new();
-    let entries = entries(listing, most, |listing, is_file| {
+    let entries = entries(listing, size, |listing, is_file| {
         places.push(if is_file { Some(place(listing)?) } else { None });
         Some(())
     })?;
@@ -177,9 +179,9 @@ fn first(listing: &mut Reader, table: &mut Reader, most: u64) -> Option<Claims> 
     })
 }
 
-fn second(listing: &mut Reader, layout: &mut Reader, most: u64) -> Option<Claims> {
+fn second(listing: &mut Reader, layout: &mut Reader, size: u64) -> Option<Claims> {
     let mut sums = Vec::new();
-    let entries = entries(listing, most, |listing, is_file| {
+    let entries = entries(listing, size, |listing, is_file| {
         sums.push(if is_file {
             listing.bytes(32)?.try_into().ok()?
         } else {
@@ -229,16 +231,20 @@ fn place(reader: &mut Reader) -> Option<Place> {
     })
 }
 
-/// `rest` reads what stands behind the size of a file, and hears of the others.
+/// Those of an archive of so many bytes. `rest` reads what stands behind the size of a file, and hears of
+/// the others.
 fn entries<'a>(
     reader: &mut Reader<'a>,
-    most: u64,
+    size: u64,
     mut rest: impl FnMut(&mut Reader<'a>, bool) -> Option<()>,
 ) -> Option<Vec<Entry>> {
     let count = reader.count(4)?;
-    if count as u64 > most {
+    if count as u64 > FREE_ENTRIES + size / 8 {
         return None;
     }
+    let size = usize::try_from(size).unwrap_or(usize::MAX);
+    let most_paths = FREE_PATHS.saturating_add(size).min(LARGEST_PATHS);
+    let most_names = (FREE_NAMES + size / 8).min(MOST_NAMES);
     let mut entries: Vec<Entry> = Vec::with_capacity(count);
     let (mut paths, mut names) = (0, 0);
     for _ in 0..count {
@@ -248,7 +254,7 @@ fn entries<'a>(
         let path = [last.get(..shared)?, differs].concat();
         paths += path.len();
         names += path.split(|&byte| byte == b'/').count();
-        if path.len() > LONGEST_PATH || paths > LARGEST_PATHS || names > MOST_NAMES {
+        if path.len() > LONGEST_PATH || paths > most_paths || names > most_names {
             return None;
         }
         let mode = u32::try_from(reader.number()?).ok()?;

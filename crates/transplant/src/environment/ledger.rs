@@ -11,6 +11,7 @@ use std::io::{self, Write as _};
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
+use std::thread;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use htmap_exec_interpreter::Interpreter;
@@ -23,7 +24,12 @@ use crate::relocate::content::Stamp;
 const SIGNATURE: &[u8] = b"htmap-exec ledger 1\n";
 
 /// The longest that kernels are built with, twice.
-pub(super) const TICK: Duration = Duration::from_millis(20);
+const TICK: Duration = Duration::from_millis(20);
+/// The coarsest times that file systems keep: FAT's. ext3's are whole seconds, as are those of ext4 with
+/// small inodes and of NFS servers that have such a disk.
+const COARSEST: i64 = 2;
+/// The longest that it takes until a later change shows, unless a clock is wrong.
+const LONGEST: Duration = Duration::from_millis(2020);
 
 /// Half of a BLAKE3 digest of what was seen.
 type Mark = [u8; 16];
@@ -41,15 +47,16 @@ enum Look {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Seen {
     mark: Mark,
-    /// The latest change of a file, in seconds and nanoseconds since 1970.
-    changed: (i64, i64),
+    /// From when on every change of a file shows in its times, but for the kernel's tick: seconds and
+    /// nanoseconds since 1970.
+    shows: (i64, i64),
 }
 
 /// What was seen, by path.
 #[derive(Debug)]
 pub struct Ledger {
     begun: SystemTime,
-    changed: (i64, i64),
+    shows: (i64, i64),
     seen: BTreeMap<(PathBuf, Look), Mark>,
 }
 
@@ -57,7 +64,7 @@ impl Ledger {
     pub(super) fn new() -> Self {
         Self {
             begun: SystemTime::now(),
-            changed: (0, 0),
+            shows: (0, 0),
             seen: BTreeMap::new(),
         }
     }
@@ -80,20 +87,34 @@ impl Ledger {
     }
 
     fn put(&mut self, path: &Path, look: Look, seen: Seen) {
-        self.changed = self.changed.max(seen.changed);
+        self.shows = self.shows.max(seen.shows);
         self.seen.insert((path.to_path_buf(), look), seen.mark);
     }
 
     /// Whether a later change of any file will show in its metadata. One within the same tick of the
-    /// kernel's clock would not; git calls such files racy:
-    /// <https://git-scm.com/docs/racy-git>
+    /// kernel's clock would not, nor one within the same second where the file system keeps no finer
+    /// times; git calls such files racy: <https://git-scm.com/docs/racy-git>
     pub fn is_settled(&self) -> bool {
-        let before = self.begun.checked_sub(TICK);
-        let before = before.and_then(|time| time.duration_since(UNIX_EPOCH).ok());
-        before.is_some_and(|before| {
-            let seconds = before.as_secs().cast_signed();
-            self.changed < (seconds, i64::from(before.subsec_nanos()))
-        })
+        self.unsettled().is_zero()
+    }
+
+    /// How much later it would have to be begun to be settled.
+    fn unsettled(&self) -> Duration {
+        let (seconds, nanoseconds) = self.shows;
+        let seconds = Duration::from_secs(u64::try_from(seconds).unwrap_or(0));
+        let nanoseconds = Duration::from_nanos(u64::try_from(nanoseconds).unwrap_or(0));
+        let settled = UNIX_EPOCH + seconds + nanoseconds + TICK;
+        settled.duration_since(self.begun).unwrap_or_default()
+    }
+
+    /// Until another one would be settled, if that is soon: it never is where a clock is far ahead.
+    pub(super) fn wait(&self) -> bool {
+        let left = self.unsettled();
+        let is_soon = left <= LONGEST;
+        if is_soon {
+            thread::sleep(left);
+        }
+        is_soon
     }
 
     /// Remembers what was built of it. `checked`: the packed Python was started before.
@@ -234,41 +255,45 @@ impl Look {
 /// What a listing says, or why there is none.
 pub(super) fn seen(listed: &io::Result<Vec<Listed>>) -> Seen {
     let mut hash = blake3::Hasher::new();
-    let mut changed = (0, 0);
+    let mut shows = (0, 0);
     match listed {
         Ok(listed) => {
             for (name, metadata) in listed {
                 hash.update(name.as_bytes());
                 hash.update(b"\0");
-                put_metadata(&mut hash, &mut changed, metadata);
+                put_metadata(&mut hash, &mut shows, metadata);
             }
         }
         Err(error) => put_error(&mut hash, error),
     }
     let mark = half(&hash);
-    Seen { mark, changed }
+    Seen { mark, shows }
 }
 
 fn target(metadata: &io::Result<Metadata>) -> Seen {
     let mut hash = blake3::Hasher::new();
-    let mut changed = (0, 0);
+    let mut shows = (0, 0);
     match metadata {
         Ok(metadata) => {
             // Which directory: what is in it is listed where it matters.
             hash.update(&metadata.ino().to_le_bytes());
-            put_metadata(&mut hash, &mut changed, metadata);
+            put_metadata(&mut hash, &mut shows, metadata);
         }
         Err(error) => put_error(&mut hash, error),
     }
     let mark = half(&hash);
-    Seen { mark, changed }
+    Seen { mark, shows }
 }
 
-fn put_metadata(hash: &mut blake3::Hasher, changed: &mut (i64, i64), metadata: &Metadata) {
+fn put_metadata(hash: &mut blake3::Hasher, shows: &mut (i64, i64), metadata: &Metadata) {
     hash.update(&metadata.mode().to_le_bytes());
     if !metadata.is_dir() {
         hash.update(&Stamp::of(metadata).bytes());
-        *changed = (*changed).max((metadata.ctime(), metadata.ctime_nsec()));
+        *shows = (*shows).max(match (metadata.ctime(), metadata.ctime_nsec()) {
+            // In whole seconds: hardly by chance.
+            (seconds, 0) => (seconds.saturating_add(COARSEST), 0),
+            fine => fine,
+        });
     }
 }
 

@@ -20,12 +20,11 @@ mod walk;
 
 use std::fs;
 use std::path::{Component, Path, PathBuf};
-use std::thread;
 
 use htmap_exec_interpreter::Interpreter;
 
 use self::collector::Collector;
-use self::ledger::{Ledger, TICK};
+use self::ledger::Ledger;
 use self::system::is_system;
 use crate::archive::entry::{Entry, Kind, bytes, refusal};
 use crate::archive::manifest::Need;
@@ -75,10 +74,9 @@ pub fn collect(
     included: &[Included],
 ) -> Result<Source, Error> {
     let source = look(interpreter, excluded, included)?;
-    if source.ledger.is_settled() {
+    if source.ledger.is_settled() || !source.ledger.wait() {
         return Ok(source);
     }
-    thread::sleep(TICK);
     look(interpreter, excluded, included)
 }
 
@@ -90,6 +88,16 @@ fn look(
     let name = format!("python{}", interpreter.version);
     let mut collector = Collector::new(interpreter, excluded)?;
     let (prefix, base) = (collector.old.prefix.clone(), collector.old.base.clone());
+    // Where files name a place is written down as text.
+    if let Some(place) = [&prefix, &base]
+        .into_iter()
+        .find(|place| place.to_str().is_none())
+    {
+        collector.remarks.push(format!(
+            "files that name `{}` will still do so: its name is no text",
+            place.display()
+        ));
+    }
     let library = Path::new("lib").join(&name);
     let packages = library.join("site-packages");
     let in_venv = prefix != base;

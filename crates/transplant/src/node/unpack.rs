@@ -11,7 +11,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::{FileExt as _, PermissionsExt as _};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
@@ -175,7 +175,24 @@ impl<'a> Tree<'a> {
     fn failed(&self, action: &'static str, entry: usize) -> impl FnOnce(Errno) -> Error {
         let name = OsStr::from_bytes(&self.archive.entries[entry].path);
         let path = self.path.join(name);
-        move |error| Error::io(action, &path)(error.into())
+        move |error| {
+            // In a directory that was empty.
+            let twin = (error == Errno::EEXIST).then(|| self.twin(entry)).flatten();
+            match twin {
+                Some(other) => Error::Folded { path, other },
+                None => Error::io(action, &path)(error.into()),
+            }
+        }
+    }
+
+    /// What differs from an entry by capital letters alone.
+    fn twin(&self, entry: usize) -> Option<PathBuf> {
+        let folded = |entry: &Entry| String::from_utf8_lossy(&entry.path).to_lowercase();
+        let name = folded(&self.archive.entries[entry]);
+        let mut others = (self.archive.entries.iter().enumerate())
+            .filter(|(index, other)| *index != entry && folded(other) == name);
+        let (_, other) = others.next()?;
+        Some(self.path.join(OsStr::from_bytes(&other.path)))
     }
 
     /// A new file, empty.
@@ -235,19 +252,19 @@ impl<'a> Tree<'a> {
         let directory = self.directories.get(path);
         // Writable for now, whatever it will be: there is more to come.
         let mode = directory.map_or(0o755, |directory| directory.mode) | 0o700;
-        match mkdirat(&self.root, path, Mode::from_bits_truncate(mode)) {
+        let is_new = match mkdirat(&self.root, path, Mode::from_bits_truncate(mode)) {
             Err(Errno::ENOENT) if !path.is_empty() => {
                 self.make(parent(path))?;
                 return self.make(path);
             }
-            // Another thread was faster.
-            Err(Errno::EEXIST) => {}
-            made => made?,
-        }
+            // Another thread was faster, or this is another name for the same, which shows in the end.
+            Err(Errno::EEXIST) => false,
+            made => made.map(|()| true)?,
+        };
         if self.masks(0o700) {
             self.chmod(path, mode)?;
         }
-        if let Some(directory) = directory {
+        if let (Some(directory), true) = (directory, is_new) {
             directory.is_made.store(true, Ordering::Relaxed);
         }
         Ok(())
@@ -269,7 +286,13 @@ impl<'a> Tree<'a> {
             }
             Kind::Directory => match self.directories.get(path) {
                 Some(directory) if directory.is_made.load(Ordering::Relaxed) => Ok(()),
-                _ => self.make(path),
+                // There are no other threads any more.
+                made => self.make(path).and_then(|()| match made {
+                    Some(directory) if !directory.is_made.load(Ordering::Relaxed) => {
+                        Err(Errno::EEXIST)
+                    }
+                    _ => Ok(()),
+                }),
             },
             Kind::File(_) => Ok(()),
         }

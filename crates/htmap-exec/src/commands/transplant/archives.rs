@@ -5,10 +5,11 @@ use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
+use htmap_exec_component::on_one_line;
 use htmap_exec_transplant::{self as transplant, Archive};
 use serde_json::json;
 
-use super::manifest;
+use super::{manifest, print_path, text};
 
 /// Damage of an index can make another tree of it, which nothing but its name tells.
 fn open(directory: &Path, archive: &Path) -> anyhow::Result<(Archive, File, PathBuf)> {
@@ -30,7 +31,7 @@ pub(super) fn verify(directory: &Path, archive: &Path, as_json: bool) -> anyhow:
     let mut out = io::stdout().lock();
     if as_json {
         let digest = archive.digest.to_string();
-        let report = json!({ "digest": digest, "path": path, "whole": true });
+        let report = json!({ "digest": digest, "path": text(&path), "whole": true });
         writeln!(out, "{report}")?;
     } else {
         writeln!(out, "{}: whole", archive.digest)?;
@@ -74,13 +75,13 @@ pub(super) fn unpack(
     if as_json {
         let report = json!({
             "digest": archive.digest.to_string(),
-            "target": place,
-            "python": python,
+            "target": text(&place),
+            "python": text(&python),
             "remarks": remarks,
         });
         writeln!(out, "{report}")?;
     } else {
-        writeln!(out, "{}", python.display())?;
+        print_path(out, &python)?;
     }
     Ok(())
 }
@@ -107,10 +108,11 @@ pub(super) fn remove(directory: &Path, archives: &[PathBuf], as_json: bool) -> a
     for path in &paths {
         discard(path)?;
         if !as_json {
-            writeln!(out, "removed {}", path.display())?;
+            writeln!(out, "removed {}", on_one_line(path))?;
         }
     }
     if as_json {
+        let paths: Vec<String> = paths.iter().map(|path| text(path)).collect();
         writeln!(out, "{}", json!({ "removed": paths }))?;
     }
     Ok(())

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
+use htmap_exec_component::on_one_line;
 use htmap_exec_interpreter::{Interpreter, probe};
 use htmap_exec_transplant::{
     self as transplant, Archive, Error, Format, Included, Manifest, Memory, Packed, Source,
@@ -13,7 +14,7 @@ use htmap_exec_transplant::{
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::json;
 
-use super::{cache, describe, directory, manifest, size};
+use super::{cache, describe, directory, manifest, print_path, size, text};
 use crate::cli::{TransplantBuild, TransplantFormat};
 use crate::commands::{counted, python};
 
@@ -114,13 +115,13 @@ impl Build<'_> {
             let exported = self.export(&path, &manifest(&archive)?)?;
             if self.options.json {
                 let mut values = describe(&path, &archive);
-                values["exported"] = json!(exported);
+                values["exported"] = json!(exported.as_deref().map(text));
                 writeln!(io::stdout(), "{values}")?;
                 return Ok(());
             }
             path = exported.unwrap_or(path);
         }
-        writeln!(io::stdout(), "{}", path.display())?;
+        print_path(io::stdout(), &path)?;
         writeln!(
             io::stderr(),
             "nothing to do: no file of `{}` has changed since this archive was built",
@@ -137,7 +138,9 @@ impl Build<'_> {
         let mut source = transplant::collect(&self.interpreter, &excluded, &self.included)?;
         self.passed("collected");
         if !self.options.no_compile {
-            let kept = place.map(transplant::beside);
+            // Bytecode is known by its module's times: those have to tell.
+            let known_by = place.filter(|_| source.ledger.is_settled());
+            let kept = known_by.map(transplant::beside);
             let compiled =
                 transplant::compile(&self.interpreter, &mut source, &excluded, kept.as_deref());
             self.passed(&format!(
@@ -215,14 +218,14 @@ impl Build<'_> {
         let exported = self.export(&built.path, &built.manifest)?;
         let mut said = io::stderr();
         for remark in &source.remarks {
-            writeln!(said, "warning: {remark}")?;
+            writeln!(said, "warning: {}", on_one_line(remark))?;
         }
         let mut out = io::stdout().lock();
         if self.options.json {
             let values = json!({
                 "digest": packed.digest.to_string(),
-                "path": built.path,
-                "exported": exported,
+                "path": text(&built.path),
+                "exported": exported.as_deref().map(text),
                 "size": packed.size,
                 "content": packed.content,
                 "entries": source.entries.len(),
@@ -231,11 +234,7 @@ impl Build<'_> {
             writeln!(out, "{values}")?;
             return Ok(());
         }
-        writeln!(
-            out,
-            "{}",
-            exported.as_ref().unwrap_or(&built.path).display()
-        )?;
+        print_path(&mut out, exported.as_ref().unwrap_or(&built.path))?;
         let manifest = &built.manifest;
         writeln!(
             said,
@@ -259,14 +258,15 @@ impl Build<'_> {
             let libraries = if count == 1 { "library" } else { "libraries" };
             writeln!(said, "with {count} {libraries} of this machine{list}")?;
             for taken in source.taken.iter().filter(|_| self.options.verbose) {
-                writeln!(said, "  {} from `{}`", taken.library, taken.from.display())?;
+                let from = on_one_line(&taken.from);
+                writeln!(said, "  {} from `{from}`", on_one_line(&taken.library))?;
             }
         }
         Ok(())
     }
 
     fn prefix(&self) -> impl std::fmt::Display {
-        self.interpreter.prefix.display()
+        on_one_line(&self.interpreter.prefix)
     }
 
     fn passed(&self, what: &str) {

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::io::{self, Write as _};
 use std::path::Path;
 
+use htmap_exec_component::on_one_line;
 use htmap_exec_transplant::{self as transplant, Archive, Change, Manifest};
 use serde_json::{Value, json};
 
@@ -61,29 +62,36 @@ pub(super) fn diff(
         return Ok(());
     }
     if python.0 != python.1 {
-        writeln!(out, "Python    {} -> {}", python.0, python.1)?;
+        let (before, now) = (on_one_line(python.0), on_one_line(python.1));
+        writeln!(out, "Python    {before} -> {now}")?;
     }
     for (name, versions) in &packages {
-        match versions {
-            (Some(from), Some(to)) => writeln!(out, "package ~ {name} {from} -> {to}")?,
-            (Some(from), None) => writeln!(out, "package - {name} {from}")?,
-            (None, Some(to)) => writeln!(out, "package + {name} {to}")?,
-            (None, None) => {}
-        }
+        let line = match versions {
+            (Some(from), Some(to)) => format!("~ {name} {from} -> {to}"),
+            (Some(from), None) => format!("- {name} {from}"),
+            (None, Some(to)) => format!("+ {name} {to}"),
+            (None, None) => continue,
+        };
+        writeln!(out, "package {}", on_one_line(line))?;
     }
     for path in &files.added {
-        writeln!(out, "file    + {}", text(path))?;
+        writeln!(out, "file    + {}", shown(path))?;
     }
     for path in &files.removed {
-        writeln!(out, "file    - {}", text(path))?;
+        writeln!(out, "file    - {}", shown(path))?;
     }
     for (path, change) in &files.changed {
-        let path = text(path);
+        let path = shown(path);
         match change {
             Change::Kind => writeln!(out, "file    ~ {path}: of another kind")?,
             Change::Content => writeln!(out, "file    ~ {path}")?,
             Change::Target(from, to) => {
-                writeln!(out, "file    ~ {path}: -> {}, was {}", text(to), text(from))?;
+                writeln!(
+                    out,
+                    "file    ~ {path}: -> {}, was {}",
+                    shown(to),
+                    shown(from)
+                )?;
             }
             Change::Mode(from, to) => {
                 let (from, to) = (octal(*from), octal(*to));
@@ -143,6 +151,11 @@ fn package(line: &str) -> (String, String) {
 
 fn text(path: &[u8]) -> String {
     String::from_utf8_lossy(path).into_owned()
+}
+
+/// On a terminal.
+fn shown(path: &[u8]) -> String {
+    on_one_line(text(path))
 }
 
 fn octal(mode: u32) -> String {

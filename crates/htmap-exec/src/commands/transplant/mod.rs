@@ -6,6 +6,8 @@ mod compare;
 mod prune;
 mod show;
 
+use std::io::{self, Write};
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -92,6 +94,17 @@ fn manifest(archive: &Archive) -> anyhow::Result<Manifest> {
             archive.path().display()
         )
     })
+}
+
+/// A path in JSON, which holds text alone.
+fn text(path: &Path) -> String {
+    path.to_string_lossy().into_owned()
+}
+
+/// A path on a line of its own, which programs read: its very bytes.
+fn print_path(mut out: impl Write, path: &Path) -> io::Result<()> {
+    out.write_all(path.as_os_str().as_bytes())?;
+    out.write_all(b"\n")
 }
 
 fn size(bytes: u64) -> String {

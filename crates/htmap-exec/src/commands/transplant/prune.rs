@@ -7,11 +7,12 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use anyhow::Context as _;
+use htmap_exec_component::on_one_line;
 use htmap_exec_transplant as transplant;
 use serde_json::json;
 
 use super::archives::discard;
-use super::{cache, directory, size};
+use super::{cache, directory, size, text};
 use crate::cli::TransplantPrune;
 
 const DAY: u64 = 24 * 60 * 60;
@@ -58,15 +59,15 @@ pub(super) fn prune(options: &TransplantPrune) -> anyhow::Result<()> {
     let bytes: u64 = gone.iter().map(|each| each.bytes).sum();
     let mut out = io::stdout().lock();
     if options.json {
-        let removed = gone
-            .iter()
-            .map(|Gone { path, bytes, why }| json!({ "path": path, "size": bytes, "why": why }));
+        let removed = gone.iter().map(
+            |Gone { path, bytes, why }| json!({ "path": text(path), "size": bytes, "why": why }),
+        );
         let report = json!({
             "dry_run": options.dry_run,
             "removed": removed.collect::<Vec<_>>(),
             "kept": kept
                 .iter()
-                .map(|(path, map)| json!({ "path": path, "map": map }))
+                .map(|(path, map)| json!({ "path": text(path), "map": text(map) }))
                 .collect::<Vec<_>>(),
             "size": bytes,
         });
@@ -79,10 +80,10 @@ pub(super) fn prune(options: &TransplantPrune) -> anyhow::Result<()> {
         ("removed", "freed")
     };
     for Gone { path, bytes, why } in &gone {
-        writeln!(out, "{did} {} ({}): {why}", path.display(), size(*bytes))?;
+        writeln!(out, "{did} {} ({}): {why}", on_one_line(path), size(*bytes))?;
     }
     for (path, map) in &kept {
-        let (path, map) = (path.display(), map.display());
+        let (path, map) = (on_one_line(path), on_one_line(map));
         writeln!(out, "kept {path}: the map `{map}` needs it")?;
     }
     writeln!(out, "{} {all}", size(bytes))?;

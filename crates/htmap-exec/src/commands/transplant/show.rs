@@ -5,10 +5,11 @@ use std::io::{self, Write as _};
 use std::path::Path;
 use std::time::SystemTime;
 
+use htmap_exec_component::on_one_line;
 use htmap_exec_transplant::{self as transplant, Archive};
 use serde_json::{Value, json};
 
-use super::{manifest, size};
+use super::{manifest, size, text};
 use crate::commands::counted;
 
 pub(super) fn list(directory: &Path, as_json: bool) -> anyhow::Result<()> {
@@ -20,7 +21,7 @@ pub(super) fn list(directory: &Path, as_json: bool) -> anyhow::Result<()> {
             .iter()
             .map(|(path, archive)| match archive {
                 Ok(archive) => describe(path, archive),
-                Err(error) => json!({ "path": path, "error": error.to_string() }),
+                Err(error) => json!({ "path": text(path), "error": error.to_string() }),
             })
             .collect();
         writeln!(out, "{}", Value::Array(values))?;
@@ -43,14 +44,14 @@ pub(super) fn list(directory: &Path, as_json: bool) -> anyhow::Result<()> {
                 writeln!(
                     out,
                     "{name}  Python {}, {}, {} in {}, {} ago",
-                    manifest.python_version,
+                    on_one_line(&manifest.python_version),
                     counted(manifest.packages.len(), "package"),
                     size(archive.bytes()),
                     size(file.size),
                     indicatif::HumanDuration(age.unwrap_or_default()),
                 )?;
             }
-            Err(error) => writeln!(out, "{name}  {error:#}")?,
+            Err(error) => writeln!(out, "{name}  {}", on_one_line(format!("{error:#}")))?,
         }
     }
     Ok(())
@@ -83,25 +84,25 @@ pub(super) fn info(directory: &Path, archive: &Path, as_json: bool) -> anyhow::R
         return Ok(());
     }
     let manifest = manifest(&archive)?;
-    writeln!(out, "Archive   {}", path.display())?;
+    writeln!(out, "Archive   {}", on_one_line(&path))?;
     writeln!(out, "Digest    {}", archive.digest)?;
-    writeln!(
-        out,
-        "Python    {} {}, {}, for {}",
+    let python = format!(
+        "{} {}, {}, for {}",
         manifest.implementation, manifest.python_version, manifest.python, manifest.machine
-    )?;
+    );
+    writeln!(out, "Python    {}", on_one_line(python))?;
     writeln!(
         out,
         "Holds     {} in {} files and directories",
         size(archive.bytes()),
         archive.entries.len()
     )?;
-    for (what, text) in manifest.needs() {
-        writeln!(out, "{what:<9} {text}")?;
+    for (what, said) in manifest.needs() {
+        writeln!(out, "{what:<9} {}", on_one_line(said))?;
     }
     writeln!(out, "Packages  {}", manifest.packages.len())?;
     for line in &manifest.packages {
-        writeln!(out, "    {line}")?;
+        writeln!(out, "    {}", on_one_line(line))?;
     }
     Ok(())
 }
@@ -112,7 +113,7 @@ pub(super) fn describe(path: &Path, archive: &Archive) -> Value {
     let built = file.built.duration_since(SystemTime::UNIX_EPOCH);
     json!({
         "digest": archive.digest.to_string(),
-        "path": path,
+        "path": text(path),
         "built": built.unwrap_or_default().as_secs(),
         "size": file.size,
         "content": archive.bytes(),

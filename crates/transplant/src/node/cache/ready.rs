@@ -4,10 +4,11 @@
 //! thousands would take longer than a job should wait. So a module in Python whose bytes were changed in
 //! their place may go unnoticed; one that is gone, added or replaced does not.
 
+use std::ffi::OsString;
 use std::fs;
-use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
@@ -17,7 +18,7 @@ use crate::archive::index::Archive;
 use crate::parallel;
 
 /// Grows when what [`Ready`] says changes.
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 /// Files that are looked at one by one, besides programs and libraries.
 const SAMPLE: usize = 256;
 
@@ -46,14 +47,10 @@ pub(super) fn publish(entry: &Path, archive: &Archive, boot: &str) -> Result<(),
     let mut files = Vec::new();
     let count = archive.entries.len().div_ceil(SAMPLE).max(1);
     for (index, each) in archive.entries.iter().enumerate() {
-        // Names that are no text are few, and are left to the directory that they lie in.
-        let Ok(path) = std::str::from_utf8(&each.path) else {
-            continue;
-        };
         match each.kind {
-            Kind::Directory => directories.push(path.to_owned()),
-            Kind::File(_) if index % count == 0 || is_compiled(path) => {
-                files.push((path.to_owned(), 0));
+            Kind::Directory => directories.push(as_text(&each.path)),
+            Kind::File(_) if index % count == 0 || is_compiled(&each.path) => {
+                files.push((as_text(&each.path), 0));
             }
             _ => {}
         }
@@ -71,7 +68,7 @@ pub(super) fn publish(entry: &Path, archive: &Archive, boot: &str) -> Result<(),
     // The renaming is a change, too, and so is every other one so far.
     let mut changed = (0, 0);
     let mut look_at = |path: &str| {
-        let path = tree.join(path);
+        let path = tree.join(as_path(path));
         let metadata = fs::symlink_metadata(&path).map_err(PassedOver::io("look at", &path))?;
         changed = changed.max((metadata.ctime(), metadata.ctime_nsec()));
         Ok::<_, PassedOver>(metadata.len())
@@ -98,8 +95,19 @@ pub(super) fn publish(entry: &Path, archive: &Archive, boot: &str) -> Result<(),
 }
 
 /// By its name: there are few of them, and they are what brings a Python down.
-fn is_compiled(path: &str) -> bool {
-    path.starts_with("bin/python") || path.contains(".so")
+fn is_compiled(path: &[u8]) -> bool {
+    path.starts_with(b"bin/python") || path.windows(3).any(|part| part == b".so")
+}
+
+/// JSON holds text alone, and a path may be anything: each byte is the character of its number.
+fn as_text(path: &[u8]) -> String {
+    path.iter().copied().map(char::from).collect()
+}
+
+/// One that nobody wrote down so is none that is there.
+fn as_path(text: &str) -> PathBuf {
+    let byte = |character| u8::try_from(character).unwrap_or(0);
+    OsString::from_vec(text.chars().map(byte).collect()).into()
 }
 
 /// Whether the tree is what it was, or why not.
@@ -116,7 +124,7 @@ pub(super) fn check(entry: &Path, boot: &str) -> Result<(), String> {
     let tree = entry.join(TREE);
     let owner = nix::unistd::geteuid().as_raw();
     let is_same = |path: &str, size: Option<u64>| {
-        fs::symlink_metadata(tree.join(path)).is_ok_and(|metadata| {
+        fs::symlink_metadata(tree.join(as_path(path))).is_ok_and(|metadata| {
             let kind = match size {
                 Some(size) => metadata.is_file() && metadata.len() == size,
                 None => metadata.is_dir(),
