@@ -1,8 +1,10 @@
 //! The tree as it is collected: directories, files and links of the old place, at their new paths.
 
+use std::cmp::Ordering;
 use std::collections::{BTreeMap, HashMap};
 use std::ffi::OsStr;
 use std::fs;
+use std::ops::Range;
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
@@ -11,7 +13,7 @@ use super::Excluded;
 use super::ledger::Ledger;
 use super::links::Links;
 use super::walk::{Found, Inside, MARKS, below};
-use crate::archive::entry::{Entry, Kind};
+use crate::archive::entry::{Entry, Kind, compare};
 use crate::error::Error;
 use crate::parallel;
 use crate::relocate::bytecode::{Bytecode, bytecode};
@@ -26,8 +28,7 @@ pub(super) struct Collector<'a> {
     /// The programs and libraries among the files, and what they need.
     pub(super) linked: Vec<(PathBuf, Linked)>,
     excluded: Excluded<'a>,
-    /// By path with NUL in the place of `/`: so a directory comes right before what is in it.
-    pub(super) found: BTreeMap<Vec<u8>, (Entry, Option<Content>)>,
+    pub(super) found: BTreeMap<Key, (Entry, Option<Content>)>,
     pub(super) remarks: Vec<String>,
     /// What this user may not read.
     pub(super) unreadable: Vec<PathBuf>,
@@ -42,12 +43,37 @@ pub(super) struct Collector<'a> {
     pub(super) apart: Vec<PathBuf>,
 }
 
-pub(super) fn key(path: &Path) -> Vec<u8> {
-    path.as_os_str()
-        .as_bytes()
-        .iter()
-        .map(|&byte| if byte == b'/' { 0 } else { byte })
-        .collect()
+/// A path below the root of the tree, in the order in which a directory comes right before what is in it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Key(Vec<u8>);
+
+impl Key {
+    pub(super) fn of(path: &Path) -> Self {
+        Self(path.as_os_str().as_bytes().to_vec())
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        Path::new(OsStr::from_bytes(&self.0))
+    }
+
+    /// All that lies in it, if it is a directory.
+    pub(super) fn below(&self) -> Range<Self> {
+        // Names come before what begins with them: a slash sorts as nothing else does.
+        let with = |end: &[u8]| Self([&self.0, end].concat());
+        with(b"/")..with(b"\x01")
+    }
+}
+
+impl Ord for Key {
+    fn cmp(&self, other: &Self) -> Ordering {
+        compare(&self.0, &other.0)
+    }
+}
+
+impl PartialOrd for Key {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
 }
 
 impl<'a> Collector<'a> {
@@ -74,22 +100,22 @@ impl<'a> Collector<'a> {
     }
 
     pub(super) fn has(&self, path: &Path) -> bool {
-        self.found.contains_key(&key(path))
+        self.found.contains_key(&Key::of(path))
     }
 
     /// Whether a file or link lies there.
     pub(super) fn has_file(&self, path: &Path) -> bool {
-        let found = self.found.get(&key(path));
+        let found = self.found.get(&Key::of(path));
         found.is_some_and(|(entry, _)| entry.kind != Kind::Directory)
     }
 
     /// Of a file.
     pub(super) fn content_at(&self, path: &Path) -> Option<&Content> {
-        self.found.get(&key(path))?.1.as_ref()
+        self.found.get(&Key::of(path))?.1.as_ref()
     }
 
     pub(super) fn content_at_mut(&mut self, path: &Path) -> Option<&mut Content> {
-        self.found.get_mut(&key(path))?.1.as_mut()
+        self.found.get_mut(&Key::of(path))?.1.as_mut()
     }
 
     /// The directories above a path.
@@ -246,7 +272,7 @@ impl<'a> Collector<'a> {
             kind,
             mode,
         };
-        let key = key(path);
+        let key = Key::of(path);
         self.links.remove(&key);
         let is_directory = |kind: &Kind| *kind == Kind::Directory;
         if !is_directory(&entry.kind)
@@ -256,12 +282,8 @@ impl<'a> Collector<'a> {
                 .is_some_and(|(old, _)| is_directory(&old.kind))
         {
             // Nothing lies in it any more.
-            let below = [&key[..], b"\0"].concat()..[&key[..], b"\x01"].concat();
-            let hidden: Vec<_> = self
-                .found
-                .range(below)
-                .map(|(key, _)| key.clone())
-                .collect();
+            let hidden = self.found.range(key.below());
+            let hidden: Vec<Key> = hidden.map(|(key, _)| key.clone()).collect();
             for key in hidden {
                 self.found.remove(&key);
                 self.links.remove(&key);

@@ -5,12 +5,11 @@
 //! comes to an end.
 
 use std::collections::BTreeMap;
-use std::ffi::OsStr;
 use std::fs;
-use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
+use std::os::unix::ffi::OsStringExt as _;
 use std::path::{Component, Path, PathBuf};
 
-use super::collector::{Collector, key};
+use super::collector::{Collector, Key};
 use super::walk::is_environment;
 use crate::archive::entry::Kind;
 use crate::error::Error;
@@ -24,8 +23,8 @@ pub(super) struct Link {
     pub(super) root: PathBuf,
 }
 
-/// By the keys of their places.
-pub(super) type Links = BTreeMap<Vec<u8>, Link>;
+/// By their places.
+pub(super) type Links = BTreeMap<Key, Link>;
 
 impl Collector<'_> {
     /// With the text that it has, for now.
@@ -39,7 +38,7 @@ impl Collector<'_> {
                 file: file.to_path_buf(),
                 root: root.to_path_buf(),
             };
-            self.links.insert(key(path), link);
+            self.links.insert(Key::of(path), link);
         }
         Ok(())
     }
@@ -47,11 +46,7 @@ impl Collector<'_> {
     /// Settles all that are not; what is taken in the place of one may bring others.
     pub(super) fn settle_links(&mut self) -> Result<(), Error> {
         while let Some((key, link)) = self.links.pop_first() {
-            let path: Vec<u8> = key
-                .iter()
-                .map(|&byte| if byte == 0 { b'/' } else { byte })
-                .collect();
-            let path = Path::new(OsStr::from_bytes(&path));
+            let path = key.path();
             if let Some(reason) = self.settle(&link, path)? {
                 self.found.remove(&key);
                 self.remarks
@@ -93,7 +88,7 @@ impl Collector<'_> {
         };
         let metadata = fs::metadata(&real).map_err(Error::io("read", &real))?;
         if metadata.is_file() {
-            self.found.remove(&key(path));
+            self.found.remove(&Key::of(path));
             self.add(file, path, &metadata)?;
             return Ok(None);
         }

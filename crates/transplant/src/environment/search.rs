@@ -14,9 +14,9 @@ use std::path::{Component, Path, PathBuf};
 use htmap_exec_interpreter::{Distribution, Distributions, Interpreter, PythonVersion};
 
 use super::Source;
-use super::collector::{Collector, key};
+use super::collector::{Collector, Key};
 use super::editable;
-use crate::archive::entry::Entry;
+use crate::archive::entry::compare;
 use crate::archive::place::BASE;
 use crate::error::Error;
 use crate::relocate::content::Content;
@@ -89,9 +89,8 @@ impl Collector<'_> {
 
     /// In the order that Python reads them in.
     fn pths(&self, site: &Path) -> Vec<PathBuf> {
-        let inside = key(site);
-        let below = [&inside[..], b"\0"].concat()..[&inside[..], b"\x01"].concat();
-        let found = self.found.range(below).map(|(_, (entry, _))| entry);
+        let below = self.found.range(Key::of(site).below());
+        let found = below.map(|(_, (entry, _))| entry);
         let mut found: Vec<PathBuf> = found
             .map(|entry| PathBuf::from(OsStr::from_bytes(&entry.path)))
             .filter(|path| path.parent() == Some(site))
@@ -261,11 +260,10 @@ impl Source {
     }
 
     fn has(&self, path: &Path) -> bool {
-        let wanted = key(path);
-        let key_of = |entry: &Entry| key(Path::new(OsStr::from_bytes(&entry.path)));
+        let wanted = path.as_os_str().as_bytes();
         let found = self
             .entries
-            .binary_search_by(|entry| key_of(entry).cmp(&wanted));
+            .binary_search_by(|entry| compare(&entry.path, wanted));
         found.is_ok()
     }
 }
