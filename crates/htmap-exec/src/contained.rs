@@ -7,10 +7,10 @@ use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 
 use anyhow::{Context as _, bail};
-use htmap_exec_image::{Runtime, on_path};
+use htmap_exec_image::{Runtime, on_path, output};
 use htmap_exec_interpreter::{Origin, Rejection};
 
 /// Names of another Python's doing: they hold for this machine's files.
@@ -74,12 +74,8 @@ fn start(image: &str, scratch: &Path) -> anyhow::Result<std::convert::Infallible
         }
         path.to_string_lossy().into_owned()
     };
-    let tried = command(&program, &image, scratch)
-        .arg(&binary)
-        .arg("--version")
-        .stdin(Stdio::null())
-        .output()
-        .with_context(|| format!("cannot start `{}`", program.display()))?;
+    let mut trial = command(&program, &image, scratch);
+    let tried = output(trial.arg(&binary).arg("--version"))?;
     if !tried.status.success() {
         let said = String::from_utf8_lossy(&tried.stderr);
         let nested = around().map_or_else(String::new, |mark| {
