@@ -2,8 +2,9 @@
 
 Everything in one run, each round every candidate in turn, medians. Unpacking needs root: an ext4 without a journal
 gets slower with every tree that was deleted on it, so each one goes to a new journaled ext4 in memory. `--quick`
-leaves out the peers that take minutes. Of the peers pigz and mksquashfs are Debian's (`apt-get install pigz
-squashfs-tools`), conda-pack and venv-pack are installed into the cache; what is missing is left out by name.
+leaves out the peers that take minutes. Of the peers pigz, mksquashfs and squashfuse are Debian's (`apt-get install
+pigz squashfs-tools squashfuse`), conda-pack and venv-pack are installed into the cache; what is missing is left out by
+name.
 """
 
 import contextlib
@@ -16,6 +17,7 @@ import resource
 import shutil
 import statistics
 import subprocess
+import sys
 import tempfile
 import time
 from typing import Callable, Dict, Iterator, List, Optional, Tuple
@@ -52,6 +54,10 @@ for name, value in ("func", function), ("0.in", ((modules,), {})):
 """
 
 Command = List[str]
+# What installs packages without compiling them, and this with their `.pyc`.
+UV = {"without .pyc": (), "with .pyc": ("--compile-bytecode",)}
+UV_PACKAGES = [package for package in PACKAGES if package.split("==")[0] in (*IMPORTS.split(", "), "cloudpickle")]
+
 # Seconds on the clock, and of processors: the second ones say more on a machine that is shared.
 Seconds = Tuple[float, float]
 
@@ -117,6 +123,47 @@ def as_if_conda(tree: pathlib.Path) -> pathlib.Path:
     return cached("bench-conda", str(tree), fill)
 
 
+def as_if_venv(tree: pathlib.Path, base: str) -> pathlib.Path:
+    """The same files, which venv-pack takes for a virtual environment's."""
+
+    def fill(where: pathlib.Path) -> None:
+        subprocess.check_call(["cp", "-al", f"{tree}/.", where])
+        (where / "pyvenv.cfg").write_text(f"home = {pathlib.Path(base).parent}\n")
+
+    return cached("bench-venv", str(tree), fill)
+
+
+def uv_environments(base: str) -> "Dict[str, pathlib.Path]":
+    """Two virtual environments that uv made; their interpreters."""
+    uv = os.environ.get("HTMAP_EXEC_DEV_PYTHON", sys.executable)
+    made = {}
+    for name, options in UV.items():
+
+        def fill(where: pathlib.Path, options: "Tuple[str, ...]" = options) -> None:
+            quiet = [uv, "-m", "uv", "--quiet", "--no-config"]
+            subprocess.check_call([*quiet, "venv", "--clear", "--python", base, where])
+            install = [*quiet, "pip", "install", "--link-mode", "copy", "--python", str(where / "bin/python"), *options]
+            subprocess.check_call([*install, *UV_PACKAGES])
+
+        try:
+            made[name] = cached("bench-uv", f"{base} {options} {UV_PACKAGES}", fill) / "bin/python"
+        except (OSError, subprocess.CalledProcessError) as error:
+            print(f"uv's environment {name} is left out: {error}")
+    return made
+
+
+@contextlib.contextmanager
+def every_core_busy() -> "Iterator[None]":
+    """By others at the priority that a job has, as on a node whose slots are all taken."""
+    loops = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(os.cpu_count() or 1)]
+    try:
+        yield
+    finally:
+        for loop in loops:
+            loop.kill()
+            loop.wait()
+
+
 def clock(command: Command, env: "Optional[Dict[str, str]]" = None, cwd: "Optional[pathlib.Path]" = None) -> Seconds:
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     started = time.perf_counter()
@@ -166,13 +213,14 @@ def table(title: str, found: "Dict[str, List[Seconds]]", against: "List[str]", n
 class Bench:
     def __init__(self, binary: str, base: str, runs: int, quick: bool, work: pathlib.Path) -> None:
         self.binary, self.runs, self.quick, self.work = binary, runs, quick, work
+        self.base = base
         self.python = environment(base)
         self.tree = self.python.parent.parent
         self.env = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
         self.archives: Dict[str, pathlib.Path] = {}
 
-    def ours(self, directory: pathlib.Path) -> Command:
-        return [self.binary, "transplant", "build", "--python", str(self.python), "--dir", str(directory)]
+    def ours(self, directory: pathlib.Path, python: "Optional[pathlib.Path]" = None) -> Command:
+        return [self.binary, "transplant", "build", "--python", str(python or self.python), "--dir", str(directory)]
 
     def build(self) -> None:
         tree, work = self.tree, self.work
@@ -190,10 +238,15 @@ class Bench:
         gztar = work / "tree.tar.gz"
         slow["HTMap: shutil's gztar"] = ([str(self.python), "-c", HTMAPS, str(tree), str(work / "tree")], gztar)
         packer = packers()
-        for tool, prefix in (("conda-pack", as_if_conda(tree)), ("venv-pack", tree)) if packer else ():
+        for tool, prefix in (
+            (("conda-pack", as_if_conda(tree)), ("venv-pack", as_if_venv(tree, self.base))) if packer else ()
+        ):
             out = work / f"{tool}.tar.gz"
-            slow[tool] = ([str(packer / tool), "-p", str(prefix), "-o", str(out), "-q"], out)
+            # Its first line names the place where it was installed, which was a temporary one.
+            words = [str(packer / "python"), str(packer / tool)]
+            slow[tool] = ([*words, "-p", str(prefix), "-o", str(out), "-q"], out)
         found: Dict[str, List[Seconds]] = {"htmap-exec": [], "htmap-exec, nothing changed": []}
+        found["htmap-exec, the same once more"] = []
         found["htmap-exec, one package changed"] = []
         notes: Dict[str, str] = {}
         more = self.tree / "lib" / self.python.name / "site-packages/bench_transplant.py"
@@ -201,7 +254,9 @@ class Bench:
             fresh = work / f"store-{number}"
             env = {**self.env, "XDG_CACHE_HOME": str(work / f"cache-{number}")}
             found["htmap-exec"].append(clock(self.ours(fresh), env))
+            # The second one finds all metadata and the ledger in memory.
             found["htmap-exec, nothing changed"].append(clock(self.ours(fresh), env))
+            found["htmap-exec, the same once more"].append(clock(self.ours(fresh), env))
             [self.archives["htmap-exec"]] = [path for path in fresh.iterdir() if path.suffix != ".pip"]
             try:
                 more.write_text(f"number = {number}\n")
@@ -248,7 +303,7 @@ class Bench:
         table("unpack, each time on a new ext4 in memory", found, list(found)[1:], {})
 
     def start(self) -> None:
-        pickles = {}
+        pickles: Dict[str, pathlib.Path] = {}
         for name, modules in (("first instruction", []), (f"import {IMPORTS}", IMPORTS.split(", "))):
             pickles[name] = self.work / name.split()[0]
             pickles[name].mkdir()
@@ -284,9 +339,63 @@ class Bench:
                         python = str(scratch / "bin" / self.python.name)
                         other = clock([python, "-c", f"import {IMPORTS}"], self.env)
                     reached.setdefault(f"{way}, then python", []).append((one[0] + other[0], one[1] + other[1]))
+                if name.startswith("import"):
+                    self.squashed(reached)
             table(f"from the start to: {name}", reached, list(reached)[1:], {})
             if not name.startswith("import"):
                 table("the whole run of a function that does nothing", whole, ["in place"], {})
+        self.busy(pickles[f"import {IMPORTS}"], {way: ways[way] for way in ("htmap-exec, mounted", "in place")})
+        self.uv(pickles[f"import {IMPORTS}"])
+
+    def squashed(self, reached: "Dict[str, List[Seconds]]") -> None:
+        """The image mounted, then Python: by the kernel, which takes root, and by squashfuse, which few nodes have."""
+        image = self.archives.get("mksquashfs, zstd 3")
+        if image is None:
+            return
+        where = self.work / "squashed"
+        where.mkdir(exist_ok=True)
+        python = f"{where}/bin/{self.python.name} -c 'import {IMPORTS}'"
+        mounts = {"the kernel": f"mount -t squashfs -o loop,ro {image} {where}"}
+        if shutil.which("squashfuse"):
+            mounts["squashfuse"] = f"squashfuse {image} {where}"
+        for name, mount in mounts.items():
+            try:
+                times = clock(["sh", "-c", f"{mount} && {python}"], self.env)
+                reached.setdefault(f"squashfs by {name}, then python", []).append(times)
+            except RuntimeError as error:
+                print(f"squashfs by {name} is left out: {error}")
+            finally:
+                subprocess.run(["umount", where], stderr=subprocess.DEVNULL, check=False)
+
+    def busy(self, pickled: pathlib.Path, ways: "Dict[str, Tuple[Command, Dict[str, str]]]") -> None:
+        found: Dict[str, List[Seconds]] = {}
+        for _ in range(self.runs):
+            for way, (options, env) in ways.items():
+                with fresh_file_system(self.work) as scratch, every_core_busy():
+                    times = self.run(scratch, pickled, options, env)
+                found.setdefault(way, []).append((times[0], times[2]))
+        table(f"every core busy: import {IMPORTS}", found, ["in place"], {})
+
+    def uv(self, pickled: pathlib.Path) -> None:
+        """What an environment without `.pyc`, as uv makes them, costs a component that mounts it."""
+        found: Dict[str, List[Seconds]] = {}
+        notes: Dict[str, str] = {}
+        for name, python in uv_environments(self.base).items():
+            compiled = sum(1 for _ in python.parent.parent.rglob("site-packages/**/*.pyc"))
+            assert (compiled == 0) == (name == "without .pyc"), f"{compiled} .pyc in `{python}`"
+            store = self.work / f"store-uv-{len(found)}"
+            subprocess.check_call([*self.ours(store, python)], env=self.env, stdout=subprocess.DEVNULL)
+            [archive] = [path for path in store.iterdir() if path.suffix != ".pip"]
+            notes[name] = f"  {archive.stat().st_size / 1e6:.0f} MB"
+            found[name] = []
+            self.archives[name] = archive
+        for _ in range(self.runs):
+            for name, times in found.items():
+                with fresh_file_system(self.work) as scratch:
+                    one = self.run(scratch, pickled, ["--transplant", str(self.archives[name])], {})
+                times.append((one[0], one[2]))
+        if found:
+            table(f"uv, mounted: import {IMPORTS}", found, ["with .pyc"], notes)
 
     def run(
         self, scratch: pathlib.Path, pickled: pathlib.Path, options: Command, env: "Dict[str, str]"

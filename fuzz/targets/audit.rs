@@ -7,7 +7,7 @@ use htmap_exec_fuzz::directory;
 use htmap_exec_transplant::fuzzing::{audit, said};
 use libfuzzer_sys::{arbitrary, fuzz_target};
 
-/// The first is there always. None of them leads a walk to directories of this machine.
+/// The first is there always.
 const PATHS: [&str; 12] = [
     "bin/python3.11",
     "bin/tool",
@@ -21,6 +21,12 @@ const PATHS: [&str; 12] = [
     "conda-meta/p-1-0.json",
     "conda-meta/cudatoolkit-11.8-0.json",
     "lib/python3.11/_sysconfigdata__linux_x86_64-linux-gnu.py",
+];
+
+/// These name directories of source code, all of which is packed.
+const EDITABLE: [&str; 2] = [
+    "lib/python3.11/site-packages/p.pth",
+    "lib/python3.11/site-packages/__editable___p_finder.py",
 ];
 
 /// Small ones of every Linux; those that are not there are left out.
@@ -103,13 +109,47 @@ impl Bytes<'_> {
     }
 }
 
-fuzz_target!(|input: (Bytes, Vec<(u8, Bytes)>, &[u8])| {
-    let (program, others, text) = input;
-    let mut files = vec![(PATHS[0], program.made())];
-    for (path, bytes) in others.iter().take(8) {
-        let path = PATHS[1 + usize::from(*path) % (PATHS.len() - 1)];
-        files.push((path, bytes.made()));
+#[derive(Debug, arbitrary::Arbitrary)]
+enum Line<'a> {
+    Any(&'a [u8]),
+    /// An absolute path, to the environment or beside it.
+    Beside(u8),
+}
+
+/// It leads to no directory of this machine: a `.pth` of one line, `/`, has all of the machine walked.
+fn editable(lines: &[Line]) -> Vec<u8> {
+    let mut text = Vec::new();
+    for line in lines.iter().take(8) {
+        match line {
+            Line::Any(bytes) => {
+                let kept = bytes.iter().filter(|byte| !b"/\\".contains(byte));
+                text.extend(kept);
+            }
+            Line::Beside(which) => {
+                let beside = ["prefix", "prefix/lib", "source", "source/p", ""];
+                let path = directory().join(beside[usize::from(*which) % beside.len()]);
+                text.extend_from_slice(path.to_string_lossy().as_bytes());
+            }
+        }
+        text.push(b'\n');
     }
-    audit(directory(), &files);
-    said(directory(), text);
-});
+    text
+}
+
+fuzz_target!(
+    |input: (Bytes, Vec<(u8, Bytes)>, Vec<Line>, Vec<Line>, &[u8])| {
+        let (program, others, paths, finder, text) = input;
+        let mut files = vec![(PATHS[0], program.made())];
+        for (path, bytes) in others.iter().take(8) {
+            let path = PATHS[1 + usize::from(*path) % (PATHS.len() - 1)];
+            files.push((path, bytes.made()));
+        }
+        for (path, lines) in EDITABLE.into_iter().zip([paths, finder]) {
+            if !lines.is_empty() {
+                files.push((path, editable(&lines)));
+            }
+        }
+        audit(directory(), &files);
+        said(directory(), text);
+    }
+);

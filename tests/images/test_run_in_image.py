@@ -98,10 +98,46 @@ def test_a_node_without_apptainer(image_file: Path) -> None:
     assert "neither apptainer nor singularity" in said
 
 
-def test_no_container_in_a_container(image_file: Path) -> None:
+def test_marks_of_a_container_alone_refuse_nothing(image_file: Path) -> None:
+    # What the container around was given is not on this side of it.
+    around = {"APPTAINER_CONTAINER": "/some.sif", "APPTAINER_NAME": "some.sif", "APPTAINER_BIND": "/no/such:/data"}
+    job = Job(where, 21, ship_cloudpickle=True)
+    assert value(outcome(job, *start(job, image_file, **around)))[0] == 42
+
+
+@pytest.fixture
+def inside(python_tree: Path, tmp_path: Path) -> list[str]:
+    """The start of a command in a container that has Apptainer, with Docker's mark and Podman's."""
+    tree = tmp_path / "tree"
+    run("cp", "-a", python_tree, tree)
+    # Copied, not mounted: it looks for its files beside where it is.
+    (libraries,) = Path("/usr/lib").glob("*/apptainer")
+    needed = [*libraries.parent.glob("libseccomp.so*"), *libraries.parent.glob("libsqlite3.so*")]
+    for path in (Path("/usr/bin/apptainer"), Path("/etc/apptainer"), Path("/var/lib/apptainer"), libraries, *needed):
+        place = tree / path.relative_to("/").parent
+        place.mkdir(parents=True, exist_ok=True)
+        run("cp", "-a", path, place)
+    for mark in (".dockerenv", "run/.containerenv"):
+        (tree / mark).touch()
+    return ["apptainer", "-s", "exec", "--bind", "/tmp", str(tree)]
+
+
+def test_a_container_in_a_container(python_tree: Path, inside: list[str]) -> None:
+    assert run(*inside, "ls", "/.dockerenv", "/run/.containerenv").returncode == 0
+    job = Job(where, 21, ship_cloudpickle=True)
+    answer, python, directory, outside, _ = value(outcome(job, *inside, *start(job, python_tree)))
+    assert (answer, python, directory, outside) == (42, "/usr/bin/python3", str(job.dir), False)
+
+
+def test_a_container_in_which_none_starts(python_tree: Path) -> None:
+    # As where a container's seccomp profile forbids it: neither user namespaces inside, nor the right to mount.
+    forbid = 'echo 0 >/proc/sys/user/max_user_namespaces && exec setpriv --bounding-set=-all --inh-caps=-all "$@"'
     job = Job(where, 21)
-    said = report(outcome(job, *start(job, image_file, APPTAINER_CONTAINER="/some.sif")))
-    assert "in a container already" in said
+    begun = start(job, python_tree, APPTAINER_CONTAINER="/some.sif")
+    said = report(outcome(job, "unshare", "--user", "--map-root-user", "sh", "-c", forbid, "sh", *begun))
+    assert "does not start it" in said
+    assert "in a container already (APPTAINER_CONTAINER is set)" in said
+    assert "delivery by `container`" in said
 
 
 def test_no_container_where_jobs_must_not_start_one(image_file: Path) -> None:

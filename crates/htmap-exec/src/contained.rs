@@ -7,14 +7,25 @@ use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 
 use anyhow::{Context as _, bail};
-use htmap_exec_image::{Runtime, on_path};
+use htmap_exec_image::{Runtime, on_path, output};
 use htmap_exec_interpreter::{Origin, Rejection};
 
 /// Names of another Python's doing: they hold for this machine's files.
 const FOREIGN: [&str; 4] = ["PYTHONHOME", "PYTHONPATH", "VIRTUAL_ENV", "CONDA_PREFIX"];
+
+/// What Apptainer tells of the container that this one is in.
+const OUTER: [&str; 4] = [
+    "APPTAINER_CONTAINER",
+    "SINGULARITY_CONTAINER",
+    "APPTAINER_NAME",
+    "SINGULARITY_NAME",
+];
+
+/// What the one around was given, of the machine's files: Apptainer hands it on, and takes it for this one's.
+const BOUND: [&str; 2] = ["APPTAINER_BIND", "SINGULARITY_BIND"];
 
 /// Where else OSG's sites have it.
 const ELSEWHERE: &str = "/cvmfs/oasis.opensciencegrid.org/mis/apptainer/bin/apptainer";
@@ -63,16 +74,18 @@ fn start(image: &str, scratch: &Path) -> anyhow::Result<std::convert::Infallible
         }
         path.to_string_lossy().into_owned()
     };
-    let tried = command(&program, &image, scratch)
-        .arg(&binary)
-        .arg("--version")
-        .stdin(Stdio::null())
-        .output()
-        .with_context(|| format!("cannot start `{}`", program.display()))?;
+    let mut trial = command(&program, &image, scratch);
+    let tried = output(trial.arg(&binary).arg("--version"))?;
     if !tried.status.success() {
         let said = String::from_utf8_lossy(&tried.stderr);
+        let nested = around().map_or_else(String::new, |mark| {
+            format!(
+                "\nThis component is in a container already ({mark}), where another one needs nested user namespaces: \
+                 name the image by HTCondor's `container_image` (delivery by `container`) instead"
+            )
+        });
         bail!(
-            "`{}` does not start it ({}): {}",
+            "`{}` does not start it ({}): {}{nested}",
             program.display(),
             tried.status,
             said.trim()
@@ -102,6 +115,11 @@ fn command(program: &Path, image: &str, scratch: &Path) -> Command {
     for name in FOREIGN {
         command.env_remove(name);
     }
+    if OUTER.iter().any(|name| std::env::var_os(name).is_some()) {
+        for name in BOUND {
+            command.env_remove(name);
+        }
+    }
     // What it pulls goes away with the job, and counts as the job's disk.
     for name in ["APPTAINER_CACHEDIR", "SINGULARITY_CACHEDIR"] {
         if std::env::var_os(name).is_none() {
@@ -117,27 +135,19 @@ fn has_gpu() -> bool {
     std::env::var_os("_CONDOR_AssignedGPUs").is_some_and(|gpus| !gpus.is_empty())
 }
 
+/// The mark of a container around this one. Many start another one all the same.
+fn around() -> Option<String> {
+    let is_set = |name: &&str| std::env::var_os(name).is_some();
+    if let Some(name) = OUTER.into_iter().find(is_set) {
+        return Some(format!("{name} is set"));
+    }
+    let mut marks = ["/.dockerenv", "/run/.containerenv"].into_iter();
+    let mark = marks.find(|mark| Path::new(mark).exists())?;
+    Some(format!("`{mark}` is there"))
+}
+
 /// Why no container may be started here.
 fn forbidden(scratch: &Path) -> Option<String> {
-    for name in [
-        "APPTAINER_CONTAINER",
-        "SINGULARITY_CONTAINER",
-        "APPTAINER_NAME",
-        "SINGULARITY_NAME",
-    ] {
-        if std::env::var_os(name).is_some() {
-            return Some(format!(
-                "this component is in a container already ({name} is set)"
-            ));
-        }
-    }
-    for mark in ["/.dockerenv", "/run/.containerenv"] {
-        if Path::new(mark).exists() {
-            return Some(format!(
-                "this component is in a container already (`{mark}` is there)"
-            ));
-        }
-    }
     // OSG's own rule: job executables start no containers.
     // https://portal.osg-htc.org/documentation/htc_workloads/using_software/containers/
     let ad = fs::read_to_string(scratch.join(".machine.ad")).unwrap_or_default();

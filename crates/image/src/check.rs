@@ -11,7 +11,7 @@ use std::path::Path;
 use std::process::Output;
 
 use flate2::{Compression, write::GzEncoder};
-use htmap_exec_interpreter::PythonVersion;
+use htmap_exec_interpreter::{PythonVersion, regular};
 use serde_json::Value;
 
 use crate::error::Error;
@@ -216,9 +216,18 @@ fn python(check: &mut Check, answer: &Value, submit: Option<PythonVersion>) {
     }
 }
 
+/// A file that the image wrote, which nobody has to trust: no FIFO that waits for ever, no more than there ever is, and
+/// none of this machine's by a link.
+fn left_behind(scratch: &Path, name: &str) -> Option<Vec<u8>> {
+    let real = scratch.join(name).canonicalize().ok()?;
+    if !real.starts_with(scratch.canonicalize().ok()?) {
+        return None;
+    }
+    regular::read(&real, 1 << 24).ok()
+}
+
 fn component(check: &mut Check, scratch: &Path, ran: &Output) {
-    let record: Value = fs::read(scratch.join("_htmap_transfer/0.json"))
-        .ok()
+    let record: Value = left_behind(scratch, "_htmap_transfer/0.json")
         .and_then(|text| serde_json::from_slice(&text).ok())
         .unwrap_or_default();
     if !ran.status.success() || record.is_null() {
@@ -229,7 +238,6 @@ fn component(check: &mut Check, scratch: &Path, ran: &Output) {
         );
         return;
     }
-    let environ = fs::read(scratch.join("environ"));
     if record["status"] != "OK" {
         let missing = record["error"].as_str().unwrap_or("no message");
         // What HTMap's delivery methods bring is not there.
@@ -246,7 +254,7 @@ fn component(check: &mut Check, scratch: &Path, ran: &Output) {
     let user = record["node"]["user"].as_str().unwrap_or("?").to_owned();
     check.fine("User", user);
     check.fine("Component", "runs, and writes to the scratch directory");
-    let environ = environ.unwrap_or_default();
+    let environ = left_behind(scratch, "environ").unwrap_or_default();
     if environ
         .split(|&byte| byte == 0)
         .any(|variable| variable == b"_CONDOR_SLOT=slot1_1")
@@ -258,5 +266,92 @@ fn component(check: &mut Check, scratch: &Path, ran: &Output) {
             "its variables `_CONDOR_*` do not reach Python",
             "the image has `/.singularity.d/env` without `99-base.sh`: COPY --from=htmap-exec/base / /",
         );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::runtime::Runtime;
+
+    /// Of an image whose programs do this in the scratch directory instead of running the component.
+    fn hostile(deeds: &str) -> Check {
+        let directory = tempfile::tempdir().unwrap();
+        let (program, scratch) = (
+            directory.path().join("docker"),
+            directory.path().join("scratch"),
+        );
+        fs::create_dir(&scratch).unwrap();
+        fs::write(directory.path().join("outside"), "_CONDOR_SLOT=slot1_1\0").unwrap();
+        let script = format!(
+            "#!/bin/sh\ncd '{}'\nset -e\ncase \"$*\" in *python*)\n\
+             echo '{{\"picked\": {{\"path\": \"/usr/bin/python3\", \"version\": \"3.11.2\"}}}}'; exit;; esac\n\
+             mkdir _htmap_transfer\n\
+             record='{{\"status\": \"OK\", \"node\": {{\"user\": \"uid 1\"}}}}'\n\
+             {deeds}\n",
+            scratch.display()
+        );
+        fs::write(&program, script).unwrap();
+        change_mode(&program, 0o755).unwrap();
+        let (send, receive) = mpsc::channel();
+        std::thread::spawn(move || {
+            let container = Container {
+                runtime: Runtime::Docker,
+                program,
+                image: "hostile",
+                scratch: &scratch,
+                user: "1:1".to_owned(),
+            };
+            let found = check(&container, Path::new("/bin/true"), None);
+            send.send(found.unwrap()).unwrap();
+            drop(directory);
+        });
+        let ended = receive.recv_timeout(Duration::from_secs(20));
+        ended.expect("it does not wait for what an image left behind")
+    }
+
+    fn is_wrong(check: &Check, what: &str) -> bool {
+        let mut findings = check.findings.iter();
+        findings.any(|finding| finding.what == what && finding.remedy.is_some())
+    }
+
+    #[test]
+    fn an_image_leaves_what_a_component_leaves() {
+        let found = hostile(
+            "echo \"$record\" >_htmap_transfer/0.json; printf '_CONDOR_SLOT=slot1_1\\0' >environ",
+        );
+        assert!(found.is_good(), "{found:?}");
+    }
+
+    #[test]
+    fn an_image_leaves_fifos() {
+        assert!(is_wrong(
+            &hostile("mkfifo _htmap_transfer/0.json"),
+            "Component"
+        ));
+        let environ = hostile("echo \"$record\" >_htmap_transfer/0.json; mkfifo environ");
+        assert!(is_wrong(&environ, "HTCondor"));
+    }
+
+    #[test]
+    fn an_image_leaves_files_without_end() {
+        let record = "printf %s \"$record\" >_htmap_transfer/0.json";
+        let long = hostile(&format!(
+            "{record}; yes '' | head -c 100000000 >>_htmap_transfer/0.json; printf '_CONDOR_SLOT=slot1_1\\0' >environ"
+        ));
+        assert!(is_wrong(&long, "Component"), "{long:?}");
+        let long = hostile(&format!(
+            "{record}; printf '_CONDOR_SLOT=slot1_1\\0' >environ; truncate -s 100M environ"
+        ));
+        assert!(is_wrong(&long, "HTCondor"), "{long:?}");
+    }
+
+    #[test]
+    fn an_image_leaves_links_to_files_of_this_machine() {
+        let found = hostile("echo \"$record\" >_htmap_transfer/0.json; ln -s ../outside environ");
+        assert!(is_wrong(&found, "HTCondor"), "{found:?}");
     }
 }

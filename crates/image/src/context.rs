@@ -4,8 +4,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::environment::{Environment, Package};
+use crate::environment::Environment;
 use crate::error::Error;
+use crate::package::Package;
 use crate::project;
 use crate::recipe::{self, Copied, Format, Recipe};
 use crate::runtime;

@@ -1,6 +1,7 @@
 //! The tools that start containers, as HTCondor calls them.
 
 use std::ffi::{OsStr, OsString};
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
@@ -145,15 +146,40 @@ impl Container<'_> {
     }
 }
 
-/// Runs it to its end, and takes what it says.
-pub(crate) fn output(command: &mut Command) -> Result<Output, Error> {
+/// Of what an image says, no more is kept: nobody has to trust it.
+const MOST_SAID: usize = 1 << 23;
+
+/// Runs it to its end, and takes what it says; of too much, the end.
+pub fn output(command: &mut Command) -> Result<Output, Error> {
     command
         .stdin(Stdio::null())
-        .output()
-        .map_err(|source| Error::Start {
-            program: PathBuf::from(command.get_program()),
-            source,
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    let program = PathBuf::from(command.get_program());
+    let ran = command.spawn().and_then(|mut child| {
+        let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
+        let (stdout, stderr) = std::thread::scope(|scope| {
+            let stderr = scope.spawn(|| stderr.map_or(Ok(Vec::new()), end_of));
+            (stdout.map_or(Ok(Vec::new()), end_of), stderr.join())
+        });
+        Ok(Output {
+            status: child.wait()?,
+            stdout: stdout?,
+            stderr: stderr.unwrap_or_else(|_| Ok(Vec::new()))?,
         })
+    });
+    ran.map_err(|source| Error::Start { program, source })
+}
+
+fn end_of(mut from: impl Read) -> io::Result<Vec<u8>> {
+    let mut said = Vec::new();
+    loop {
+        let room = MOST_SAID - said.len();
+        if from.by_ref().take(room as u64).read_to_end(&mut said)? < room {
+            return Ok(said);
+        }
+        said.drain(..MOST_SAID / 2);
+    }
 }
 
 /// The same for what may not fail.
@@ -179,4 +205,19 @@ pub(crate) fn tail(output: &Output) -> String {
     let text = String::from_utf8_lossy(said);
     let lines: Vec<&str> = text.trim().lines().collect();
     lines[lines.len().saturating_sub(4)..].join("\n  ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_endless_output_the_end_is_kept() {
+        let mut command = Command::new("sh");
+        command.args(["-c", "yes | head -c 100000000; echo last; exit 3"]);
+        let output = output(&mut command).unwrap();
+        assert_eq!(output.status.code(), Some(3));
+        assert!(output.stdout.len() <= MOST_SAID);
+        assert!(output.stdout.ends_with(b"y\nlast\n"));
+    }
 }

@@ -8,14 +8,19 @@ use std::collections::{BTreeMap, HashSet};
 use std::path::{Path, PathBuf};
 
 use super::conda::{self, Changed};
-use super::content::Content;
+use super::content::{Content, read};
 use super::edits::{Edit, Edits, LARGEST_TEXT};
+use super::naming::BEFORE;
 use super::old::Old;
 use crate::error::Error;
 use crate::parallel;
 
-/// Of a text that nobody listed. Longer ones are data.
-const LARGEST_FOUND: u64 = 4 << 20;
+/// How much of a file is looked at before all of it is: data mostly have a zero byte there.
+const BEGINNING: u64 = 64 << 10;
+
+/// What no text is edited in is only read through, in pieces of this.
+const PIECE: u64 = 4 << 20;
+const OVERLAP: u64 = 8 << 10;
 
 /// The edits of a tree that depend on its place; nothing if nothing names it. `named` is the prefix as
 /// the interpreter calls it, and `files` are those of the tree, with their paths below its root.
@@ -33,13 +38,21 @@ pub(crate) fn edits<'a>(
     let candidates: Vec<(&[u8], &Content, Option<&Changed>)> = files
         .filter_map(|(path, content)| {
             let listed = changed.get(path).copied();
-            let is_read = listed.is_some() || is_text(path) && content.size() <= LARGEST_FOUND;
+            let is_read = listed.is_some() || is_text(path);
             // Made to fit any place already, but for what surrounds that.
             (is_read && content.size() > 0).then_some((path, content, listed))
         })
         .collect();
     let named = named.to_string_lossy();
     let found = parallel::map(&candidates, |&(path, content, listed)| {
+        if listed.is_none() && content.size() > BEGINNING {
+            if part(content, 0, BEGINNING)?.contains(&0) {
+                return Ok(Vec::new());
+            }
+            if content.size() > LARGEST_TEXT {
+                return too_long(old, content);
+            }
+        }
         let bytes = content.whole()?;
         Ok::<_, Error>(match listed.map(|changed| changed.binary) {
             Some(Some(placeholder)) => {
@@ -73,12 +86,47 @@ pub(crate) fn edits<'a>(
     Ok((!edits.files.is_empty()).then_some(edits))
 }
 
+/// Where a text names it that is too long to be edited, in the first piece that does; nothing if it is no text.
+fn too_long(old: &Old, content: &Content) -> Result<Vec<Edit>, Error> {
+    let mut found = Vec::new();
+    let mut at = 0;
+    while at < content.size() {
+        // The end of the piece before as well: what surrounds a name decides.
+        let from = at.saturating_sub(OVERLAP);
+        let piece = part(content, from, at + PIECE - from)?;
+        if piece.contains(&0) {
+            return Ok(Vec::new());
+        }
+        let is_first = from == 0;
+        at += PIECE;
+        let is_last = at >= content.size();
+        if found.is_empty() {
+            let length = piece.len();
+            let mut named = old.namings(&piece);
+            named.retain(|&(at, named)| {
+                (is_first || at >= BEFORE) && (is_last || at + named + BEFORE <= length)
+            });
+            found = named.into_iter().map(edit).collect();
+        }
+    }
+    Ok(found)
+}
+
+fn part(content: &Content, from: u64, length: u64) -> Result<Vec<u8>, Error> {
+    let mut bytes = Vec::new();
+    read(content, from, length.min(content.size() - from), &mut bytes)?;
+    Ok(bytes)
+}
+
 fn texts(old: &Old, bytes: &[u8]) -> Vec<Edit> {
-    let edit = |(at, length)| Edit::Text {
+    old.namings(bytes).into_iter().map(edit).collect()
+}
+
+fn edit((at, length): (usize, usize)) -> Edit {
+    Edit::Text {
         at: at as u64,
         length: length as u64,
-    };
-    old.namings(bytes).into_iter().map(edit).collect()
+    }
 }
 
 /// Whether a file may be a text that matters where it says it lies.
