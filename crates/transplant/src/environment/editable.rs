@@ -86,6 +86,40 @@ fn redirected(text: &str) -> Option<Vec<(String, PathBuf)>> {
     Some(found)
 }
 
+/// A `.pth` file of setuptools' namespace packages, in which `place` says where a directory lies as seen from the
+/// file's own. What that gives nothing for stays as it is.
+pub(crate) fn with_namespaces(
+    text: &str,
+    mut place: impl FnMut(&Path) -> Option<String>,
+) -> String {
+    const JOIN: &str = "os.path.join(";
+    let mut made = String::new();
+    let mut rest = text;
+    while let Some(at) = rest.find(JOIN) {
+        let (before, call) = rest.split_at(at + JOIN.len());
+        made.push_str(before);
+        rest = call;
+        let quote = call
+            .chars()
+            .next()
+            .filter(|quote| matches!(quote, '\'' | '"'));
+        let Some((named, after)) = quote.and_then(|quote| literal(&call[1..], quote)) else {
+            continue;
+        };
+        if let Some(place) = Path::new(&named)
+            .is_absolute()
+            .then(|| place(Path::new(&named)))
+            .flatten()
+        {
+            // As setuptools writes it for what lies beside the file: `site` has that variable.
+            let quoted = place.replace('\\', "\\\\").replace('\'', "\\'");
+            made.push_str(&format!("sys._getframe(1).f_locals['sitedir'], '{quoted}'"));
+            rest = after;
+        }
+    }
+    made + rest
+}
+
 /// The names and places in setuptools' finder: its line `MAPPING: dict[str, str] = {...}`.
 pub(crate) fn mapping(module: &str) -> Option<Vec<(String, PathBuf)>> {
     let line = module
@@ -169,6 +203,23 @@ mod tests {
         assert_eq!(line("# a comment"), Line::Other);
         assert_eq!(line(""), Line::Other);
         assert_eq!(line("import os; os.x()"), Line::Import("os".to_owned()));
+    }
+
+    #[test]
+    fn namespaces_of_development_installs() {
+        let line = |root: &str| {
+            format!(
+                "import sys, types, os;p = os.path.join({root}, *('ns',));m = os.path.dirname(p)"
+            )
+        };
+        let place = |named: &Path| (named == Path::new("/src/it's")).then(|| "../x's".to_owned());
+        assert_eq!(
+            with_namespaces(&line("\"/src/it's\""), place),
+            line("sys._getframe(1).f_locals['sitedir'], '../x\\'s'")
+        );
+        for other in ["'/elsewhere'", "sys._getframe(1).f_locals['sitedir']", "'"] {
+            assert_eq!(with_namespaces(&line(other), place), line(other));
+        }
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use std::ffi::OsStr;
 use std::fs;
+use std::io::ErrorKind;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
@@ -11,6 +12,10 @@ use crate::archive::entry::{Entry, Kind};
 use crate::archive::place::EDITABLES;
 use crate::error::Error;
 use crate::relocate::content::Content;
+use htmap_exec_interpreter::regular;
+
+/// A finder has a line for each of its packages, a `.pth` file one for each install.
+const LONGEST: u64 = 4 << 20;
 
 impl Collector<'_> {
     /// Sources of editable installs come along, and the files that point to them point into the tree.
@@ -32,20 +37,18 @@ impl Collector<'_> {
             })
             .collect();
         let mut bundled = 0;
-        for (path, file) in files {
-            let bytes = fs::read(&file).map_err(Error::io("read", &file))?;
-            // In another encoding it names nothing that an install wrote.
-            let Ok(text) = String::from_utf8(bytes) else {
+        for (path, file) in &files {
+            let Some(text) = text(file)? else {
                 continue;
             };
-            let site = path.parent().unwrap_or(&path).to_path_buf();
+            let site = path.parent().unwrap_or(path).to_path_buf();
             let up = "../".repeat(site.components().count());
             let mut lines = Vec::new();
             let mut changed = false;
             for line in text.lines() {
                 match editable::line(line) {
                     editable::Line::Directory(named) => {
-                        let source = file.parent().unwrap_or(&file).join(&named);
+                        let source = file.parent().unwrap_or(file).join(&named);
                         self.ledger.look(&source);
                         let real = source.canonicalize().unwrap_or_else(|_| source.clone());
                         if let Some(below) = self.old.inside(&real) {
@@ -55,6 +58,9 @@ impl Collector<'_> {
                             } else {
                                 lines.push(line.to_owned());
                             }
+                        } else if is_everything(&real) {
+                            self.leave_everything(file, &source);
+                            changed = true;
                         } else if source.is_dir() {
                             let place = PathBuf::from(format!("{EDITABLES}/{bundled}"));
                             bundled += 1;
@@ -79,7 +85,7 @@ impl Collector<'_> {
                         }
                     }
                     editable::Line::Import(module) => {
-                        if self.bundle_finder(&site, &file, &module)? {
+                        if self.bundle_finder(&site, file, &module)? {
                             changed = true;
                         } else {
                             lines.push(line.to_owned());
@@ -90,16 +96,60 @@ impl Collector<'_> {
             }
             if changed {
                 let made = lines.join("\n").into_bytes();
-                self.put_made(&path, made);
+                self.put_made(path, made);
             }
         }
+        // Of what came along by any of them.
+        for (path, file) in &files {
+            self.settle_namespace(path, file)?;
+        }
         Ok(())
+    }
+
+    /// The namespace package of a development install: a line of Python that names its source.
+    fn settle_namespace(&mut self, path: &Path, file: &Path) -> Result<(), Error> {
+        let site = path.parent().unwrap_or(path);
+        let is_one = path.as_os_str().as_bytes().ends_with(b"-nspkg.pth");
+        let Some(text) = is_one.then(|| text(file)).transpose()?.flatten() else {
+            return Ok(());
+        };
+        let mut missing = None;
+        let made = editable::with_namespaces(&text, |named| {
+            let place = (named.canonicalize().ok()).and_then(|real| self.place_of(&real));
+            if place.is_none() {
+                missing = Some(named.to_path_buf());
+            }
+            Some(format!(
+                "{}{}",
+                "../".repeat(site.components().count()),
+                place?.display()
+            ))
+        });
+        if let Some(missing) = missing {
+            self.remarks.push(format!(
+                "`{}` makes a namespace package of `{}`, which is not in the archive: Python will say so when it starts",
+                file.display(),
+                missing.display()
+            ));
+        }
+        if made != text {
+            self.put_made(path, made.into_bytes());
+        }
+        Ok(())
+    }
+
+    fn leave_everything(&mut self, pth: &Path, directory: &Path) {
+        self.remarks.push(format!(
+            "`{}` puts all of `{}` on Python's path: left out, take along what is imported from there by `--include`",
+            pth.display(),
+            directory.display()
+        ));
     }
 
     /// Whether the module was a finder, whose packages lie in its place now.
     fn bundle_finder(&mut self, site: &Path, pth: &Path, module: &str) -> Result<bool, Error> {
         let file = pth.with_file_name(format!("{module}.py"));
-        let text = fs::read_to_string(&file).unwrap_or_default();
+        let text = text(&file).ok().flatten().unwrap_or_default();
         let mapping = match editable::finder(module, &text) {
             editable::Finder::Mapping(mapping) => mapping,
             editable::Finder::Builder(tool) => {
@@ -115,6 +165,10 @@ impl Collector<'_> {
             let place = site.join(name.replace('.', "/"));
             self.add_parents(&place);
             self.ledger.look(&source);
+            if source.canonicalize().is_ok_and(|real| is_everything(&real)) {
+                self.leave_everything(pth, &source);
+                continue;
+            }
             if source.is_dir() {
                 self.add_source(&source, &place)?;
                 continue;
@@ -168,4 +222,22 @@ impl Collector<'_> {
             !editable::is_development(path) && real.is_ok_and(|real| !own.contains(&real))
         })
     }
+}
+
+/// What Python would execute, or take for directories. Nothing where it is in another encoding, or far too
+/// long, so that no install wrote it.
+fn text(file: &Path) -> Result<Option<String>, Error> {
+    match regular::read_text(file, LONGEST) {
+        Ok(text) => Ok(Some(text)),
+        Err(error) if [ErrorKind::InvalidData, ErrorKind::FileTooLarge].contains(&error.kind()) => {
+            Ok(None)
+        }
+        Err(error) => Err(Error::io("read", file)(error)),
+    }
+}
+
+/// A directory that holds far more than packages, and not by intention.
+fn is_everything(real: &Path) -> bool {
+    let home = std::env::home_dir().and_then(|home| home.canonicalize().ok());
+    real == Path::new("/") || Some(real) == home.as_deref()
 }
