@@ -24,7 +24,7 @@ NAMESPACE = ";".join(
         "has_mfs and __import__('importlib.machinery')",
         "finder = has_mfs and importlib.machinery.PathFinder",
         "m = has_mfs and sys.modules.setdefault("
-        + "'ns', importlib.util.module_from_spec(finder.find_spec('ns', [os.path.dirname(p)])))",
+         "'ns', importlib.util.module_from_spec(finder.find_spec('ns', [os.path.dirname(p)])))",
         "m = m or sys.modules.setdefault('ns', types.ModuleType('ns'))",
         "mp = (m or []) and m.__dict__.setdefault('__path__',[])",
         "(p not in mp) and mp.append(p)",
