@@ -359,17 +359,22 @@ def test_a_read_only_cache_with_the_tree_in_it(node: Node, archive: Path, mount:
 
 
 @needs_root
-def test_nodes_that_share_a_directory_leave_each_others_trees_alone(node: Node, archive: Path, base: Path) -> None:
-    """Where locks are a node's own, nothing else tells one that another uses a tree."""
+@pytest.mark.parametrize("differ", ["machine", "host"])
+def test_nodes_that_share_a_directory_leave_each_others_trees_alone(
+    node: Node, archive: Path, base: Path, differ: str
+) -> None:
+    """Where locks are a node's own, nothing else tells one that another uses a tree. Nodes without disks of their own
+    start from one image, and have the same machine id."""
     cache = base / "cache"
 
     def on(machine: str) -> Callable[[Scratch], None]:
         name = base / machine
-        name.write_text(machine * 32 + "\n")
+        name.write_text((machine if differ == "machine" else "c") * 32 + "\n")
+        host = machine if differ == "host" else "node"
 
         def prepare(scratch: Scratch) -> None:
-            script = f'mount --bind {name} /etc/machine-id && exec "$@"'
-            scratch.wrapper = ["unshare", "--mount", "--", "sh", "-c", script, "sh"]
+            script = f'mount --bind {name} /etc/machine-id && hostname {host} && exec "$@"'
+            scratch.wrapper = ["unshare", "--mount", "--uts", "--", "sh", "-c", script, "sh"]
 
         return prepare
 

@@ -29,7 +29,7 @@ const SHARED: [(i64, &str); 13] = [
 ];
 
 /// What a machine was called when it was installed: machine-id(5). Containers often have none, or an
-/// empty one.
+/// empty one, and nodes that start from one image may have the same.
 const MACHINE: [&str; 2] = ["/etc/machine-id", "/var/lib/dbus/machine-id"];
 
 /// The name of this node's part. A file system that several nodes share may give each of them locks of
@@ -41,12 +41,10 @@ pub(super) fn of_this_node(boot: &str) -> String {
         .filter_map(|path| fs::read_to_string(path).ok())
         .map(|text| text.trim().to_owned())
         .find(|id| is_one(id));
-    let id = id.unwrap_or_else(|| {
-        let host = nix::unistd::gethostname().unwrap_or_default();
-        format!("{boot} {}", host.display())
-    });
+    let id = id.as_deref().unwrap_or(boot);
+    let host = nix::unistd::gethostname().unwrap_or_default();
     // Its documentation asks not to show it to everybody.
-    let digest = blake3::hash(format!("htmap-exec cache {id}").as_bytes());
+    let digest = blake3::hash(format!("htmap-exec cache {id} {}", host.display()).as_bytes());
     digest.to_hex()[..16].to_owned()
 }
 
