@@ -23,8 +23,8 @@ NAMESPACE = ";".join(
         "importlib = has_mfs and __import__('importlib.util')",
         "has_mfs and __import__('importlib.machinery')",
         "finder = has_mfs and importlib.machinery.PathFinder",
-        "m = has_mfs and sys.modules.setdefault("
-         "'ns', importlib.util.module_from_spec(finder.find_spec('ns', [os.path.dirname(p)])))",
+        "spec = has_mfs and finder.find_spec('ns', [os.path.dirname(p)])",
+        "m = has_mfs and sys.modules.setdefault('ns', importlib.util.module_from_spec(spec))",
         "m = m or sys.modules.setdefault('ns', types.ModuleType('ns'))",
         "mp = (m or []) and m.__dict__.setdefault('__path__',[])",
         "(p not in mp) and mp.append(p)",
@@ -96,3 +96,21 @@ def test_what_hangs_is_not_read(site: Path, pack: Pack) -> None:
     tree, said = pack()
     assert "__editable___x_finder.py` is a device, pipe or socket: left out" in said
     assert (tree / f"lib/python{MAIN.minor}/site-packages/__editable__.x.pth").is_file()
+
+
+def test_packages_have_any_names(site: Path, pack: Pack, tmp_path: Path) -> None:
+    project = tmp_path / "project"
+    for name in ("mine/venv", "mine/node_modules", "venv"):
+        (project / name).mkdir(parents=True)
+        (project / name / "__init__.py").write_text("")
+    # No packages: npm's, and an environment.
+    for name in ("node_modules/left", "env/lib"):
+        (project / name).mkdir(parents=True)
+        (project / name / "big.js").write_text("")
+    (project / "env/pyvenv.cfg").touch()
+    (site / "mine.pth").write_text(f"{project}\n")
+    tree, _ = pack()
+    packed = tree / "lib/htmap-exec-editable/0"
+    for name in ("mine/venv", "mine/node_modules", "venv"):
+        assert (packed / name / "__init__.py").is_file(), name
+    assert sorted(path.name for path in packed.iterdir()) == ["mine", "venv"]

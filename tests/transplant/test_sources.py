@@ -280,6 +280,22 @@ def test_a_copied_python_takes_its_own_libpython(moved: Moved, tmp_path: Path) -
     moved(copied(base_of(MAIN).parents[1], tmp_path / "copy"))
 
 
+def test_an_environment_below_its_base(tmp_path: Path) -> None:
+    """As pyenv-virtualenv makes them: the others stay behind, and it does not."""
+    base = copied(base_of(MAIN).parents[1], tmp_path / "base")
+    for name in ("mine", "other"):
+        venv = tmp_path / "base" / "envs" / name
+        subprocess.run([base, "-m", "venv", "--without-pip", venv], check=True)
+        (venv / "lib" / f"python{MAIN.minor}" / "site-packages" / f"of_{name}.py").write_text("")
+    python = tmp_path / "base/envs/mine/bin/python"
+    done = transplant("build", "--python", python, "--dir", tmp_path / "store", *LEAN, "--no-check", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert f"stay behind, 1: `{tmp_path}/base/envs/other`" in done.stderr
+    names = subprocess.check_output(["tar", "--zstd", "-tf", done.stdout.strip()], text=True)
+    assert "/of_mine.py\n" in names
+    assert "/of_other.py\n" not in names
+
+
 def test_an_environment_that_would_start_as_another_python_is_refused(tmp_path: Path) -> None:
     """The loader is told to take another libpython here, as module systems do, and a node will not be told."""
     real = own_libpython()

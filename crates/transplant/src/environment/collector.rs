@@ -189,6 +189,10 @@ impl<'a> Collector<'a> {
 
     /// Only by what makes it an environment: what is in it may change.
     fn set_apart(&mut self, directory: &Path) {
+        // It has a walk of its own: pyenv-virtualenv keeps its environments below their base.
+        if directory == self.old.prefix {
+            return;
+        }
         for mark in MARKS {
             self.ledger.look(&directory.join(mark));
         }

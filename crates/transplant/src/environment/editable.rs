@@ -170,7 +170,8 @@ fn literal(text: &str, quote: char) -> Option<(String, &str)> {
     None
 }
 
-/// What lies in a source directory and is no part of the package.
+/// What lies in a source directory and cannot be imported by any name. Packages may be called `venv`: an
+/// environment is known by what is in it.
 pub(crate) fn is_development(path: &Path) -> bool {
     path.file_name().is_some_and(|name| {
         matches!(
@@ -182,14 +183,19 @@ pub(crate) fn is_development(path: &Path) -> bool {
                     | ".tox"
                     | ".nox"
                     | ".venv"
-                    | "venv"
-                    | "node_modules"
+                    | ".eggs"
                     | ".mypy_cache"
                     | ".pytest_cache"
                     | ".ruff_cache"
+                    | ".ipynb_checkpoints"
             )
         )
     })
+}
+
+/// What npm installs into the top of a source directory, where that is no package.
+pub(crate) fn is_of_npm(source: &Path, below: &Path) -> bool {
+    below == Path::new("node_modules") && !source.join(below).join("__init__.py").is_file()
 }
 
 #[cfg(test)]

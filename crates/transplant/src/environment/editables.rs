@@ -218,8 +218,11 @@ impl Collector<'_> {
         let source = source.canonicalize().map_err(Error::io("find", source))?;
         self.put(place, Kind::Directory, 0o755, None);
         self.add_tree(&source, place, &|path| {
-            let real = path.strip_prefix(place).map(|below| source.join(below));
-            !editable::is_development(path) && real.is_ok_and(|real| !own.contains(&real))
+            path.strip_prefix(place).is_ok_and(|below| {
+                !editable::is_development(path)
+                    && !editable::is_of_npm(&source, below)
+                    && !own.contains(&source.join(below))
+            })
         })
     }
 }
