@@ -147,6 +147,11 @@ fn is_text(path: &[u8]) -> bool {
         b"o", b"otf", b"parquet", b"pdf", b"png", b"pyc", b"pyi", b"rst", b"so", b"svg", b"ttf",
         b"whl", b"woff", b"woff2", b"xz", b"zip", b"zst",
     ];
+    // Of packages, which have far more data than this.
+    const SETTINGS: [&[u8]; 14] = [
+        b"cfg", b"cmake", b"conf", b"csh", b"env", b"fish", b"ini", b"json", b"la", b"pc", b"sh",
+        b"toml", b"yaml", b"yml",
+    ];
     let is_below = |directory: &&[u8]| {
         path.strip_prefix(*directory)
             .is_some_and(|rest| rest.first() == Some(&b'/'))
@@ -171,6 +176,10 @@ fn is_text(path: &[u8]) -> bool {
     // Of Python's library and its packages: what says where things are.
     match &names[at + 1..] {
         [b"site-packages" | b"dist-packages", _] => end == b"pth" || end == b"egg-link",
+        [b"site-packages" | b"dist-packages", below @ ..] => {
+            let is_record = |name: &&[u8]| name.ends_with(b"-info");
+            end != name && SETTINGS.contains(&end) && !below.iter().any(is_record)
+        }
         [first, _, ..] => first.starts_with(b"config-") || name == b"distutils.cfg",
         _ => false,
     }
@@ -213,6 +222,8 @@ mod tests {
             "local/lib/python3.11/dist-packages/x.pth",
             "lib/python3.11/config-3.11-x86_64-linux-gnu/Makefile",
             "lib/python3.11/distutils/distutils.cfg",
+            "lib/python3.11/site-packages/mpi4py/mpi.cfg",
+            "lib/python3.11/site-packages/x/share/kernel.json",
         ] {
             assert!(is_text(path.as_bytes()), "{path}");
         }
@@ -226,7 +237,9 @@ mod tests {
             "lib/tool/module.py",
             "lib/python3.11/os.py",
             "lib/python3.11/LICENSE.txt",
-            "lib/python3.11/site-packages/x/data.json",
+            "lib/python3.11/site-packages/x/data.csv",
+            "lib/python3.11/site-packages/x/module.py",
+            "lib/python3.11/site-packages/cfg",
             "lib/python3.11/site-packages/x-1.dist-info/direct_url.json",
             "lib/python3.11/__pycache__/os.cpython-311.pyc",
         ] {
