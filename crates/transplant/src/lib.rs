@@ -8,14 +8,19 @@
 //!
 //! | room | look here for |
 //! |---|---|
-//! | `archive/` | the format: entries, frames, the index, the manifest, the names of our own places |
+//! | `archive/` | the format: entries, frames, the index, the manifest, the names of our own places; `order`: what is likely to be read first, the hot list |
 //! | `elf/` | reading programs and libraries, and which library is whose |
-//! | `relocate/` | what a file becomes that names its old place |
-//! | `environment/` | what of a Python goes in, and whether it has changed |
+//! | `relocate/` | what a file becomes that names its old place; `table` finds and `edits` describes it, `unpacked` applies it |
+//! | `environment/` | what of a Python goes in (`collector` and those around it), and whether it has changed (`ledger`) |
 //! | `audit/` | what an environment asks of a node |
-//! | `node/` | on the execute node: requirements, unpacking, mounting, the cache |
+//! | `node/` | on the execute node: requirements, libraries, unpacking, the cache; `mount/` with what it reads `ahead` |
 //! | `store/` | a directory of archives: names, differences, what to throw away |
-//! | `build/` | from a tree to an archive with a name, and to other formats |
+//! | `build/` | from a tree to an archive with a name: bytecode that is missing (`compile`), which bytes lie where (`plan`), what is taken from the last archive (`memory`), the start of the packed Python (`check`), other formats |
+//!
+//! Beside the rooms: `error` (all errors), `parallel` (work on all processors), `versions` (how versions compare),
+//! `fuzzing` (what `fuzz/` calls), and for tests `mutations` (damage of any byte), `old` (archives of the first format)
+//! and `noise` (random bytes that are the same each time). `elf/` is a room of its own below `relocate/`, and no part
+//! of `audit/`, since relocation reads what a library asks for as well.
 
 mod archive;
 mod audit;
