@@ -135,6 +135,20 @@ def test_debians_packages_stay_behind(pack: Pack, tmp_path: Path) -> None:
     assert "the other way round" not in said
 
 
+def test_another_order_is_named(base: Path, pack: Pack) -> None:
+    """Code in a `.pth` file puts a directory first that another one names last: which no archive can know."""
+    site = site_of(base)
+    (site / "vendored").mkdir()
+    install(site, "mine", "1.0", {"mine.py": "who = 'site'\n"})
+    install(site / "vendored", "mine", "2.0", {"mine.py": "who = 'vendored'\n"})
+    (site / "z.pth").write_text("vendored\nimport sys; sys.path.insert(0, sys.path.pop())\n")
+    tree, said = pack(base)
+    place = f"lib/{MINOR}/site-packages"
+    assert f"Python looks through `{place}/vendored` before `{place}` here, and the other way round" in said
+    exchanged = f"Python takes mine 2.0 from `{site}/vendored` here, and 1.0 from `{site}` in the archive"
+    assert exchanged in said
+
+
 def test_archives_that_a_pth_names(base: Path, pack: Pack, tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "zipped.egg", "w") as file:
         file.writestr("zipped.py", "where = 'zip'\n")

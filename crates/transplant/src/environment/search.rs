@@ -161,6 +161,7 @@ impl Collector<'_> {
         };
         let (here, places): (Vec<_>, Vec<_>) = packed.iter().cloned().unzip();
         let (ours, theirs) = (order(&places, &theirs), order(&theirs, &places));
+        self.name_exchanged(&here, &packed, &theirs);
         if let Some((here, there)) = ours.iter().zip(&theirs).find(|(here, there)| here != there) {
             self.remarks.push(format!(
                 "Python looks through `{}` before `{}` here, and the other way round in the archive",
@@ -183,6 +184,39 @@ impl Collector<'_> {
             self.name_outside(interpreter, directory, &here);
         }
         Ok(packed)
+    }
+
+    /// Distributions that would be taken from another directory in the archive, since several have them.
+    fn name_exchanged(
+        &mut self,
+        here: &[PathBuf],
+        packed: &[(PathBuf, PathBuf)],
+        theirs: &[PathBuf],
+    ) {
+        let from = |place: &PathBuf| packed.iter().find(|(_, packed)| packed == place);
+        let there: Vec<PathBuf> = (theirs.iter().filter_map(from))
+            .map(|(here, _)| here.clone())
+            .collect();
+        let of = |directories: &[PathBuf]| Distributions::new().installed(directories);
+        let there: HashMap<String, Distribution> = of(&there)
+            .into_iter()
+            .map(|each| (each.canonical_name(), each))
+            .collect();
+        let exchanged = of(here).into_iter().filter_map(|each| {
+            let other = there.get(&each.canonical_name())?;
+            (other.directory != each.directory).then(|| {
+                let (directory, other_directory) = (&each.directory, &other.directory);
+                format!(
+                    "Python takes {} {} from `{}` here, and {} from `{}` in the archive",
+                    each.name,
+                    each.version,
+                    directory.display(),
+                    other.version,
+                    other_directory.display()
+                )
+            })
+        });
+        self.remarks.extend(exchanged.take(MOST));
     }
 
     /// What is on the path and not in the archive: of the user's own site, of PYTHONPATH.
