@@ -4,10 +4,10 @@
 //! Nothing that an index claims costs more than what it takes in the file: an archive that would keep a
 //! reader busy is refused before anything of it is used.
 
-use std::fmt;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
+use crate::archive::digest::Digest;
 use crate::archive::ending;
 use crate::archive::entry::{Entry, Kind, bytes, refusal};
 use crate::archive::frame::{Check, Frame, Place};
@@ -28,22 +28,6 @@ const MOST_PIECES: usize = 16;
 /// Bytes of files that any archive may hold; beyond, no more than so often what it takes in the file.
 const FREE_BYTES: u64 = 2 << 30;
 const LARGEST_RATIO: u64 = 256;
-
-/// What an archive is called: the digest of its listing.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Digest(pub [u8; 32]);
-
-impl fmt::Display for Digest {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
-    }
-}
-
-impl fmt::Debug for Digest {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(self, f)
-    }
-}
 
 /// What an archive holds.
 #[derive(Debug)]

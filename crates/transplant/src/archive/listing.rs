@@ -9,10 +9,10 @@ use std::collections::HashSet;
 
 use sha2::{Digest as _, Sha256};
 
+use crate::archive::digest::Digest;
 use crate::archive::encoding::{Reader, put, put_bytes};
 use crate::archive::entry::{Entry, Kind, shared};
 use crate::archive::frame::{Frame, Place};
-use crate::archive::index::Digest;
 
 /// Goes up with every change that an older reader would not understand.
 const FORMAT: u8 = 2;

@@ -3,6 +3,7 @@
 //! The ground that everything else stands on: nothing here knows how an environment is found, or what
 //! becomes of it on a node.
 
+pub(crate) mod digest;
 pub(crate) mod encoding;
 pub(crate) mod ending;
 pub(crate) mod entry;

@@ -11,10 +11,10 @@ use std::sync::{Condvar, Mutex, PoisonError};
 
 use zstd::zstd_safe::CParameter;
 
+use crate::archive::digest::Digest;
 use crate::archive::ending;
 use crate::archive::entry::{self, Entry};
 use crate::archive::frame::Frame;
-use crate::archive::index::Digest;
 use crate::archive::listing::{self, CHUNK, Sum};
 use crate::archive::order::order;
 use crate::archive::outline::{header, sequence};

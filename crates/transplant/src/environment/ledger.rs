@@ -17,7 +17,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use htmap_exec_interpreter::Interpreter;
 
 use crate::archive::encoding::{Reader, put, put_bytes};
-use crate::environment::walk::{Listed, listed};
+use crate::environment::listed::{Listed, listed};
 use crate::parallel;
 use crate::relocate::content::Stamp;
 

@@ -14,6 +14,7 @@ pub(crate) mod ledger;
 mod libraries;
 mod linked;
 mod links;
+mod listed;
 mod search;
 mod system;
 mod walk;

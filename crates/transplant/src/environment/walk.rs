@@ -4,7 +4,6 @@
 //! same when it is read, and whether anything changed when it is built again.
 
 use std::collections::HashMap;
-use std::ffi::OsString;
 use std::fs::{self, Metadata};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -12,9 +11,7 @@ use std::sync::{Condvar, Mutex, PoisonError};
 use std::thread;
 
 use super::ledger::{self, Seen};
-
-/// A name in a directory, and what it is; links are not followed.
-pub(super) type Listed = (OsString, Metadata);
+use super::listed::{Listed, listed};
 
 /// A file, directory or link.
 #[derive(Debug, Clone)]
@@ -128,22 +125,6 @@ fn entries(directory: &Path, is_root: bool) -> (Vec<Found>, Inside) {
         inside: None,
     });
     (found.collect(), Inside::Listed(seen))
-}
-
-/// What is in a directory, sorted by name.
-pub(super) fn listed(directory: &Path) -> io::Result<Vec<Listed>> {
-    let mut listed = Vec::new();
-    for entry in fs::read_dir(directory)? {
-        let entry = entry?;
-        match entry.metadata() {
-            Ok(metadata) => listed.push((entry.file_name(), metadata)),
-            // Gone since.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => return Err(error),
-        }
-    }
-    listed.sort_unstable_by(|(one, _), (other, _)| one.cmp(other));
-    Ok(listed)
 }
 
 /// What makes a directory an environment, or conda's store of packages.

@@ -6,6 +6,8 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use crate::archive::manifest::Manifest;
+
 /// Every glibc holds this before its release, `stable` or `development` before it.
 const BANNER: &[u8] = b" release version ";
 
@@ -16,6 +18,22 @@ pub(super) enum CLibrary {
     None,
     /// There is one, which does not say what it is: better tried than refused.
     Unknown,
+}
+
+/// What of this node decides what it can run, found out once: a C library is read to its banner.
+#[derive(Debug)]
+pub struct Node {
+    pub(super) c_library: CLibrary,
+}
+
+impl Node {
+    /// As the programs of an archive will find it.
+    pub fn new(manifest: &Manifest) -> Self {
+        let loader = manifest.audit.loader.as_deref();
+        Self {
+            c_library: c_library(Path::new("/"), loader),
+        }
+    }
 }
 
 /// That of a root directory, for programs that name this loader.

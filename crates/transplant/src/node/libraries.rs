@@ -11,7 +11,7 @@ use std::collections::HashSet;
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 
-use super::requirements::Node;
+use super::c_library::Node;
 use crate::archive::manifest::{Audit, Bundled, Manifest};
 use crate::archive::place::{COMMON, LIBRARIES};
 use crate::elf::linkage;

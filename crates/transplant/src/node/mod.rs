@@ -1,6 +1,6 @@
 //! An archive on an execute node: what it asks of the node, and the three ways to its tree.
 
-mod c_library;
+pub(crate) mod c_library;
 pub(crate) mod cache;
 mod extent;
 mod gpu;

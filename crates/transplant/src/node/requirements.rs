@@ -8,25 +8,9 @@ use nix::sys::statvfs::statvfs;
 use crate::archive::entry::Kind;
 use crate::archive::index::Archive;
 use crate::archive::manifest::Manifest;
-use crate::node::c_library::{CLibrary, c_library};
+use crate::node::c_library::{CLibrary, Node};
 use crate::node::{gpu, libraries};
 use crate::versions::is_older;
-
-/// What of this node decides what it can run, found out once: a C library is read to its banner.
-#[derive(Debug)]
-pub struct Node {
-    pub(super) c_library: CLibrary,
-}
-
-impl Node {
-    /// As the programs of an archive will find it.
-    pub fn new(manifest: &Manifest) -> Self {
-        let loader = manifest.audit.loader.as_deref();
-        Self {
-            c_library: c_library(Path::new("/"), loader),
-        }
-    }
-}
 
 /// Why this node cannot run it, each in a sentence with what to do about it; empty if it can.
 pub fn unmet(node: &Node, manifest: &Manifest) -> Vec<Unmet> {

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use htmap_exec_interpreter::PythonVersion;
 
-use super::mend::head;
+use super::content::head;
 use crate::error::Error;
 
 pub(crate) enum Bytecode {

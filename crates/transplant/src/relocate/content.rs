@@ -2,7 +2,7 @@
 
 use std::ffi::OsStr;
 use std::fs::{File, Metadata};
-use std::io;
+use std::io::{self, Read as _};
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
@@ -133,6 +133,15 @@ pub(crate) fn read(
             Ok(false)
         }
     }
+}
+
+/// No more than so many bytes of a file, from its beginning.
+pub(crate) fn head(file: &Path, length: u64) -> Result<Vec<u8>, Error> {
+    let mut bytes = Vec::new();
+    File::open(file)
+        .and_then(|opened| opened.take(length).read_to_end(&mut bytes))
+        .map_err(Error::io("read", file))?;
+    Ok(bytes)
 }
 
 /// A file that has to be the same before and after it is read.

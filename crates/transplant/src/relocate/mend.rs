@@ -6,7 +6,7 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
 use super::bytecode::{Bytecode, bytecode};
-use super::content::{Content, Stamp};
+use super::content::{Content, Stamp, head};
 use super::edits::{Edit, placeless};
 use super::old::Old;
 use super::script::shebang;
@@ -127,13 +127,4 @@ fn sysconfig(old: &Old, text: &[u8]) -> Option<Vec<u8>> {
           for name, value in build_time_vars.items()\n}\n",
     );
     Some(made)
-}
-
-pub(crate) fn head(file: &Path, length: u64) -> Result<Vec<u8>, Error> {
-    use std::io::Read as _;
-    let mut bytes = Vec::new();
-    fs::File::open(file)
-        .and_then(|opened| opened.take(length).read_to_end(&mut bytes))
-        .map_err(Error::io("read", file))?;
-    Ok(bytes)
 }

@@ -8,7 +8,8 @@ use std::fs;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
-use crate::archive::index::{Archive, Digest};
+use crate::archive::digest::Digest;
+use crate::archive::index::Archive;
 use crate::error::Error;
 
 const UNFINISHED: &str = ".making-";

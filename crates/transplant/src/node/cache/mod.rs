@@ -23,7 +23,8 @@ use std::time::{Duration, Instant, SystemTime};
 
 use self::place::is_private;
 use self::ready::{check, publish};
-use crate::archive::index::{Archive, Digest};
+use crate::archive::digest::Digest;
+use crate::archive::index::Archive;
 use crate::node::requirements::{no_room, room};
 use crate::node::unpack::{remove, unpack};
 use crate::relocate::unpacked::apply;
