@@ -13,8 +13,7 @@ use anyhow::{Context as _, bail};
 use htmap_exec_image::{Runtime, on_path, output};
 use htmap_exec_interpreter::{Origin, Rejection};
 
-/// Names of another Python's doing: they hold for this machine's files.
-const FOREIGN: [&str; 4] = ["PYTHONHOME", "PYTHONPATH", "VIRTUAL_ENV", "CONDA_PREFIX"];
+use crate::foreign::FOREIGN;
 
 /// What Apptainer tells of the container that this one is in.
 const OUTER: [&str; 4] = [

@@ -4,6 +4,7 @@ mod cli;
 mod commands;
 mod contained;
 mod exit;
+mod foreign;
 mod logging;
 mod transplanted;
 

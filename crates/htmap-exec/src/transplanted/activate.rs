@@ -21,21 +21,8 @@ use std::time::{Duration, Instant};
 use htmap_exec_transplant::{self as transplant, Manifest, Node, Places};
 
 use super::Tree;
+use crate::foreign::FOREIGN;
 
-/// Names of another Python's doing: with them it would not be this one that runs, or not as packed.
-const FOREIGN: [&str; 11] = [
-    "PYTHONHOME",
-    "PYTHONPATH",
-    "PYTHONPLATLIBDIR",
-    "PYTHONEXECUTABLE",
-    "PYTHONUSERBASE",
-    "VIRTUAL_ENV",
-    "CONDA_PREFIX",
-    "CONDA_DEFAULT_ENV",
-    "CONDA_SHLVL",
-    "CONDA_PYTHON_EXE",
-    PRELOAD,
-];
 /// For scripts that other people wrote.
 const LIMIT: Duration = Duration::from_secs(30);
 /// More than any environment is.
@@ -67,6 +54,7 @@ pub(super) fn environment(
     let outer = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
     let mut variables: BTreeMap<OsString, Option<OsString>> = FOREIGN
         .iter()
+        .chain([&PRELOAD])
         .filter(|name| !keep.iter().any(|kept| kept == *name))
         .map(|&name| (name.into(), None))
         .collect();
