@@ -13,6 +13,8 @@ use anyhow::{Context as _, bail};
 use htmap_exec_image::{Runtime, on_path, output};
 use htmap_exec_interpreter::{Origin, Rejection};
 
+use crate::exit::readable;
+
 /// Names of another Python's doing: they hold for this machine's files.
 const FOREIGN: [&str; 4] = ["PYTHONHOME", "PYTHONPATH", "VIRTUAL_ENV", "CONDA_PREFIX"];
 
@@ -88,7 +90,7 @@ fn start(image: &str, scratch: &Path) -> anyhow::Result<std::convert::Infallible
             "`{}` does not start it ({}): {}{nested}",
             program.display(),
             tried.status,
-            said.trim()
+            readable(said.trim())
         );
     }
     let error = command(&program, &image, scratch)
