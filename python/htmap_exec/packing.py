@@ -124,7 +124,9 @@ def _build(words: List[str]) -> str:
     with _started(words) as build:
         assert build.stdout is not None and build.stderr is not None
         for line in build.stderr:
-            said.append(line)
+            # How far it is, which is no reason why it failed.
+            if not line.startswith("packing `"):
+                said.append(line)
             # With every map of an environment that is packed already.
             if not line.startswith("nothing to do"):
                 print(line, end="", file=sys.stderr, flush=True)

@@ -1,7 +1,7 @@
 //! `htmap-exec transplant build`: packs what has changed since the last time, and says what became of it.
 
 use std::cell::Cell;
-use std::io::{self, IsTerminal as _, Write as _};
+use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -11,9 +11,9 @@ use htmap_exec_interpreter::{Interpreter, probe};
 use htmap_exec_transplant::{
     self as transplant, Archive, Error, Format, Included, Manifest, Memory, Packed, Source,
 };
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::json;
 
+use super::progress::Progress;
 use super::{cache, describe, directory, manifest, print_path, size, text};
 use crate::cli::{TransplantBuild, TransplantFormat};
 use crate::commands::{counted, python};
@@ -77,7 +77,12 @@ impl Build<'_> {
         }
         let waited = Cell::new(false);
         let waiting = || {
-            tracing::info!("waiting for another build of `{}`", self.prefix());
+            // Failing to say so is no reason not to.
+            let _ = writeln!(
+                io::stderr(),
+                "waiting for another build of `{}`",
+                self.prefix()
+            );
             waited.set(true);
         };
         let place = self.place.as_deref();
@@ -137,6 +142,7 @@ impl Build<'_> {
             |path: &Path| (self.excluded.iter()).any(|pattern| pattern.matches_path(path));
         let mut source = transplant::collect(&self.interpreter, &excluded, &self.included)?;
         self.passed("collected");
+        let progress = Progress::begin(&format!("packing `{}`", self.prefix()), source.bytes());
         if !self.options.no_compile {
             // Bytecode is known by its module's times: those have to tell.
             let known_by = place.filter(|_| source.ledger.is_settled());
@@ -148,9 +154,9 @@ impl Build<'_> {
                 compiled.made, compiled.known, compiled.failed
             ));
         }
-        let bar = bar(source.bytes());
+        progress.set_total(source.bytes());
         let level = self.options.level;
-        let progress = |bytes| bar.inc(bytes);
+        let add = |bytes| progress.add(bytes);
         // While it is packed, since that leaves processors idle at its beginning and end.
         let aside = || -> Result<_, Error> {
             let checked = (!self.options.no_check)
@@ -169,9 +175,9 @@ impl Build<'_> {
                 Ok(manifest)
             };
             let directory = &self.directory;
-            transplant::build(directory, &source, level, &memory, &progress, manifest)
+            transplant::build(directory, &source, level, &memory, &add, manifest)
         });
-        bar.finish_and_clear();
+        drop(progress);
         let (path, packed, manifest) = built?;
         let remark = checked.as_ref().and_then(|checked| checked.remark.clone());
         source.remarks.extend(remark);
@@ -272,15 +278,4 @@ impl Build<'_> {
     fn passed(&self, what: &str) {
         tracing::debug!("{what} after {:.2?}", self.begun.elapsed());
     }
-}
-
-fn bar(total: u64) -> ProgressBar {
-    let target = if io::stderr().is_terminal() {
-        ProgressDrawTarget::stderr()
-    } else {
-        ProgressDrawTarget::hidden()
-    };
-    let style = ProgressStyle::with_template("packing {wide_bar} {bytes}/{total_bytes}")
-        .expect("a fixed template");
-    ProgressBar::with_draw_target(Some(total), target).with_style(style)
 }
