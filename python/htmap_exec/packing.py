@@ -127,8 +127,8 @@ def _build(words: List[str]) -> str:
             # How far it is, which is no reason why it failed.
             if not line.startswith("packing `"):
                 said.append(line)
-            # With every map of an environment that is packed already.
-            if not line.startswith("nothing to do"):
+            # With every map of an environment that is packed already; and what is as one may expect it.
+            if not line.startswith(("nothing to do", "taken along: ", "left: ")):
                 print(line, end="", file=sys.stderr, flush=True)
         path = build.stdout.read().strip()
     if build.returncode != 0:

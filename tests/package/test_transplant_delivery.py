@@ -318,17 +318,23 @@ def test_who_builds_through_python_sees_that_something_is_done(
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     ours.settings["TRANSPLANT.DIR"] = str(store)
     ours.settings["EXEC.LEVEL"] = 1
+    [site] = (venv / "lib").glob("python3*/site-packages")
+    os.mkfifo(site / "pipe")
+    (site / "nowhere").symlink_to("/not/there")
     stderr = Notebook(store)
     monkeypatch.setattr(sys, "stderr", stderr)
     set_up(ours, tmp_path / "one")
     first, archives = stderr.lines[0]
     assert re.fullmatch(rf"packing `{re.escape(str(venv))}`: [\d.]+ [KMG]iB\n", first)
     assert archives == 0
+    # What to do something about, and not what is as one may expect it.
+    said = "".join(line for line, _ in stderr.lines)
+    assert "warning: `" in said and "nowhere` is a link to nowhere" in said
+    assert "pipe" not in said and "left: " not in said and "taken along: " not in said
     stderr.lines.clear()
     set_up(ours, tmp_path / "two")
     assert stderr.lines == []
     # Of what was said before a build fails, only the reason belongs into the error.
-    [site] = (venv / "lib").glob("python3*/site-packages")
     (site / "new.py").touch()
     (tmp_path / "file").touch()
     ours.settings["TRANSPLANT.DIR"] = str(tmp_path / "file/store")

@@ -236,6 +236,8 @@ impl Build<'_> {
                 "content": packed.content,
                 "entries": source.entries.len(),
                 "remarks": source.remarks,
+                "taken": taken_along(source),
+                "left": left_behind(source),
             });
             writeln!(out, "{values}")?;
             return Ok(());
@@ -254,19 +256,55 @@ impl Build<'_> {
             size(packed.size),
             self.begun.elapsed().as_secs_f64(),
         )?;
-        if !source.taken.is_empty() {
-            let list = if self.options.verbose {
-                ":"
-            } else {
-                " (-v lists them)"
-            };
-            let count = source.taken.len();
-            let libraries = if count == 1 { "library" } else { "libraries" };
-            writeln!(said, "with {count} {libraries} of this machine{list}")?;
-            for taken in source.taken.iter().filter(|_| self.options.verbose) {
-                let from = on_one_line(&taken.from);
-                writeln!(said, "  {} from `{from}`", on_one_line(&taken.library))?;
-            }
+        self.account(&mut said, source)?;
+        Ok(())
+    }
+
+    /// What was taken from where, and what was left, in a line; and each thing, if asked for.
+    fn account(&self, said: &mut impl io::Write, source: &Source) -> io::Result<()> {
+        let noted = &source.noted;
+        let taken = some_of(&[
+            (
+                noted.editables.len(),
+                "editable install",
+                "editable installs",
+            ),
+            (
+                noted.directories.len(),
+                "directory behind a link",
+                "directories behind links",
+            ),
+            (
+                source.taken.len(),
+                "library of this machine",
+                "libraries of this machine",
+            ),
+        ]);
+        let left = some_of(&[
+            (
+                noted.devices.len(),
+                "device, pipe or socket",
+                "devices, pipes or sockets",
+            ),
+            (
+                noted.environments.len(),
+                "environment inside",
+                "environments inside",
+            ),
+        ]);
+        let parts = [("taken along", taken), ("left", left)];
+        let parts = parts.iter().filter(|(_, what)| !what.is_empty());
+        let parts: Vec<String> = parts.map(|(how, what)| format!("{how}: {what}")).collect();
+        if parts.is_empty() {
+            return Ok(());
+        }
+        let parts = parts.join("; ");
+        if !self.options.verbose {
+            return writeln!(said, "{parts} (-v lists them)");
+        }
+        writeln!(said, "{parts}")?;
+        for each in taken_along(source).iter().chain(&left_behind(source)) {
+            writeln!(said, "  {}", on_one_line(each))?;
         }
         Ok(())
     }
@@ -278,4 +316,32 @@ impl Build<'_> {
     fn passed(&self, what: &str) {
         tracing::debug!("{what} after {:.2?}", self.begun.elapsed());
     }
+}
+
+/// `2 editable installs, 1 library of this machine`, without what there is none of.
+fn some_of(counts: &[(usize, &str, &str)]) -> String {
+    let some = counts.iter().filter(|(count, ..)| *count > 0);
+    let some =
+        some.map(|&(count, one, many)| format!("{count} {}", if count == 1 { one } else { many }));
+    some.collect::<Vec<_>>().join(", ")
+}
+
+fn taken_along(source: &Source) -> Vec<String> {
+    let libraries = (source.taken.iter())
+        .map(|taken| format!("{} from `{}`", taken.library, taken.from.display()));
+    let noted = [&source.noted.editables, &source.noted.directories];
+    noted
+        .into_iter()
+        .flatten()
+        .cloned()
+        .chain(libraries)
+        .collect()
+}
+
+fn left_behind(source: &Source) -> Vec<String> {
+    [&source.noted.devices, &source.noted.environments]
+        .into_iter()
+        .flatten()
+        .cloned()
+        .collect()
 }
