@@ -124,9 +124,11 @@ def _build(words: List[str]) -> str:
     with _started(words) as build:
         assert build.stdout is not None and build.stderr is not None
         for line in build.stderr:
-            said.append(line)
-            # With every map of an environment that is packed already.
-            if not line.startswith("nothing to do"):
+            # How far it is, which is no reason why it failed.
+            if not line.startswith("packing `"):
+                said.append(line)
+            # With every map of an environment that is packed already; and what is as one may expect it.
+            if not line.startswith(("nothing to do", "taken along: ", "left: ")):
                 print(line, end="", file=sys.stderr, flush=True)
         path = build.stdout.read().strip()
     if build.returncode != 0:

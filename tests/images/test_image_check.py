@@ -1,6 +1,7 @@
 """`htmap-exec image check` on a machine that other people use, too: what it lays out, and who gets at it.
 
-A program called `docker` takes the place of the real one. It starts nothing: it looks at what it would share.
+A program called `docker` takes the place of the real one. It starts nothing: it looks at what it would share, or says
+what no terminal should be told.
 """
 
 from __future__ import annotations
@@ -62,3 +63,55 @@ def test_the_containers_user_gets_at_all_of_it(laid_out: tuple[Path, dict[Path, 
     scratch, modes = laid_out
     assert all(mode & 0o004 for path, mode in modes.items() if path.parent == scratch)
     assert modes[scratch / "condor_exec.exe"] & 0o001
+
+
+# Words that colour, ring, rename the window, go up a line, and turn the direction of writing; and what looks like the end.
+HOSTILE = r"""#!/bin/sh
+printf 'no \033[31mred\033[0m\007\nany/image: a map will run in it\r\n\033]0;title\007\033[A\302\233\342\200\256end\n' >&2
+exit 1
+"""
+# An image whose Python is called so.
+HOSTILE_PYTHON = r"""#!/bin/sh
+cat <<'END'
+{"picked": {"path": "/usr/\u001b[31m\nbin", "version": "3.11.2", "cloudpickle": "1\u0007"}}
+END
+printf 'no \033[31mred' >&2
+case "$*" in *python*) exit 0;; esac
+exit 1
+"""
+
+
+def said_of(program: str, script: str, tmp_path: Path, *words: str) -> list[str]:
+    """What is printed, on stdout and stderr, with this script in the place of a runtime."""
+    runtime = tmp_path / "bin" / program
+    runtime.parent.mkdir()
+    runtime.write_text(script)
+    runtime.chmod(0o755)
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    (scratch / "any.sif").touch()
+    done = subprocess.run(
+        [binary(), *words],
+        env={"PATH": f"{runtime.parent}:{os.defpath}", "_CONDOR_SCRATCH_DIR": str(scratch)},
+        cwd=scratch,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        check=False,
+    )
+    text = done.stdout.decode()
+    assert "red" in text
+    assert [each for each in text if not each.isprintable() and each != "\n"] == []
+    return text.split("\n")
+
+
+@pytest.mark.parametrize("script", [HOSTILE, HOSTILE_PYTHON], ids=["runtime", "image"])
+def test_what_others_say_does_nothing_to_a_terminal(script: str, tmp_path: Path) -> None:
+    lines = said_of("docker", script, tmp_path, "image", "check", "any/image", "--submit-python", "3.11")
+    # Nor does a line of theirs look like one of ours.
+    assert [line for line in lines if line.startswith("any/image")] == ["any/image: a map will not run in it"]
+    assert not any(line.startswith("bin") for line in lines)
+
+
+def test_what_an_image_says_instead_of_starting_does_nothing_to_a_terminal(tmp_path: Path) -> None:
+    lines = said_of("apptainer", HOSTILE, tmp_path, "run", "--image", "any.sif", "0")
+    assert any(r"\u{1b}[31mred" in line for line in lines)

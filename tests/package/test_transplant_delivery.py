@@ -288,7 +288,60 @@ def test_what_is_packed_and_how(
     assert packed_now("whole again")[0] == whole
     same = {"EXCLUDE": ("**/unwanted", "**/no, such"), "INCLUDE": [tmp_path / "data/table=share/table"], "LEVEL": 1}
     assert packed_now("part again", **same)[0] == part
-    assert "files and directories" not in capfd.readouterr().err
+    said = capfd.readouterr().err
+    assert "files and directories" not in said and "packing" not in said
+
+
+class Notebook:
+    """A stderr that is no file: what is written to it, and how many archives there were by then."""
+
+    def __init__(self, store: Path) -> None:
+        self.store = store
+        self.lines: list[tuple[str, int]] = []
+
+    def write(self, text: str) -> int:
+        if text.strip():
+            self.lines.append((text, len(list(self.store.glob("*")))))
+        return len(text)
+
+    def flush(self) -> None:
+        pass
+
+
+def test_who_builds_through_python_sees_that_something_is_done(
+    ours: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At once, since a first build takes minutes; and nothing where there is nothing to do."""
+    venv, store = tmp_path / "venv", tmp_path / "new"
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", venv], check=True)
+    monkeypatch.setattr(sys, "executable", str(venv / "bin/python"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    ours.settings["TRANSPLANT.DIR"] = str(store)
+    ours.settings["EXEC.LEVEL"] = 1
+    [site] = (venv / "lib").glob("python3*/site-packages")
+    os.mkfifo(site / "pipe")
+    (site / "nowhere").symlink_to("/not/there")
+    stderr = Notebook(store)
+    monkeypatch.setattr(sys, "stderr", stderr)
+    set_up(ours, tmp_path / "one")
+    first, archives = stderr.lines[0]
+    assert re.fullmatch(rf"packing `{re.escape(str(venv))}`: [\d.]+ [KMG]iB\n", first)
+    assert archives == 0
+    # What to do something about, and not what is as one may expect it.
+    said = "".join(line for line, _ in stderr.lines)
+    assert "warning: `" in said and "nowhere` is a link to nowhere" in said
+    assert "pipe" not in said and "left: " not in said and "taken along: " not in said
+    stderr.lines.clear()
+    set_up(ours, tmp_path / "two")
+    assert stderr.lines == []
+    # Of what was said before a build fails, only the reason belongs into the error.
+    (site / "new.py").touch()
+    (tmp_path / "file").touch()
+    ours.settings["TRANSPLANT.DIR"] = str(tmp_path / "file/store")
+    with pytest.raises(htmap_exec.TransplantError, match="Not a directory") as raised:
+        set_up(ours, tmp_path / "three")
+    assert "packing `" not in str(raised.value)
+    assert stderr.lines[0][0].startswith("packing `")
 
 
 def test_stock_htmap_sees_the_archives(ours: Any, packed: Path, store: Path) -> None:

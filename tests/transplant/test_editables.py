@@ -37,7 +37,7 @@ def pack(venv: Path, tmp_path: Path) -> Pack:
     """The tree that comes out, and what was said."""
 
     def run(**env: str) -> tuple[Path, str]:
-        done = node_archives.pack(venv / "bin/python", tmp_path / "store", "--level", "1", "--no-check", **env)
+        done = node_archives.pack(venv / "bin/python", tmp_path / "store", "--level", "1", "--no-check", "-v", **env)
         tree = tmp_path / "tree"
         words = [binary(), "transplant", "unpack", done.stdout.strip(), tree]
         subprocess.run(list(map(str, words)), check=True, capture_output=True)

@@ -214,7 +214,8 @@ def test_environments_inside_change_as_they_like(venv: Path, build: Build, tmp_p
     (venv / "pkgs/urls.txt").touch()
     (inner / "mine_alone.txt").write_text("1")
     first = build()
-    assert f"environments that lie inside of this one stay behind, 2: `{inner}`, `{venv / 'pkgs'}`" in first.stderr
+    assert "left: 2 environments inside (-v lists them)\n" in first.stderr
+    assert "warning: " not in first.stderr
     assert not any("mine_alone" in path.name for path in unpacked(first, tmp_path / "tree").rglob("*"))
     (inner / "mine_alone.txt").write_text("22")
     assert not is_new(build())

@@ -22,7 +22,7 @@ def pack(venv: Path, tmp_path: Path) -> Pack:
     """The tree that comes out, and what was said."""
 
     def run(*options: object) -> tuple[Path, str]:
-        done = node_archives.pack(venv / "bin/python", tmp_path / "store", "--level", "1", "--no-check", *options)
+        done = node_archives.pack(venv / "bin/python", tmp_path / "store", "--level", "1", "--no-check", "-v", *options)
         tree = tmp_path / "tree"
         words = [binary(), "transplant", "unpack", done.stdout.strip(), tree]
         subprocess.run(list(map(str, words)), check=True, capture_output=True)

@@ -259,9 +259,11 @@ def test_what_is_no_file_is_left_out_and_named(venv: Path, site: Path, tmp_path:
         names.append("disk")
     (site / "setuid").write_text("")
     (site / "setuid").chmod(0o6755)
-    done = pack(venv / "bin/python", tmp_path / "store", "--level", "1")
+    done = pack(venv / "bin/python", tmp_path / "store", "--level", "1", "-v")
+    # As one may expect it, so no warnings: a count, and a list for who asks.
     for name in (*names, "socket"):
-        assert f"warning: `{site / name}` is a device, pipe or socket: left out" in done.stderr, done.stderr
+        assert f"\n  `{site / name}` is a device, pipe or socket: left out\n" in done.stderr, done.stderr
+    assert f"left: {len(names) + 1} devices, pipes or sockets\n" in done.stderr
     assert "zero` is a link to what is every machine's own" in done.stderr
     runs("unpack", Path(done.stdout.strip()), tmp_path / "tree")
     there = tmp_path / "tree" / LIBRARY / "site-packages"

@@ -13,6 +13,7 @@ use anyhow::{Context as _, bail};
 use htmap_exec_image::{Runtime, on_path, output};
 use htmap_exec_interpreter::{Origin, Rejection};
 
+use crate::exit::readable;
 use crate::foreign::FOREIGN;
 
 /// What Apptainer tells of the container that this one is in.
@@ -87,7 +88,7 @@ fn start(image: &str, scratch: &Path) -> anyhow::Result<std::convert::Infallible
             "`{}` does not start it ({}): {}{nested}",
             program.display(),
             tried.status,
-            said.trim()
+            readable(said.trim())
         );
     }
     let error = command(&program, &image, scratch)

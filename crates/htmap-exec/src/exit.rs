@@ -62,13 +62,18 @@ pub(crate) fn report(error: &anyhow::Error) -> ExitCode {
         text.push_str(&format!("\nhint: {hint}"));
     }
     // Names that an archive or a map has may be anything.
-    let lines: Vec<String> = text.lines().map(on_one_line).collect();
-    let _ = writeln!(io::stderr(), "{}", lines.join("\n"));
+    let _ = writeln!(io::stderr(), "{}", readable(&text));
     ExitCode::from(match component {
         Some(Error::Io { .. } | Error::NotRestored { .. }) => OUTPUT,
         Some(_) => SYSTEM,
         None => FAILURE,
     })
+}
+
+/// What others say, on lines as they have it: it may recolour a terminal, or write over what stands there.
+pub(crate) fn readable(text: &str) -> String {
+    let lines: Vec<String> = text.lines().map(on_one_line).collect();
+    lines.join("\n")
 }
 
 #[cfg(test)]

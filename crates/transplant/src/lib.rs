@@ -56,7 +56,7 @@ pub use build::memory::{Memory, alone, keep, place};
 pub use build::pack::{Packed, pack};
 pub use build::publish::build;
 pub use environment::ledger::{Ledger, unchanged};
-pub use environment::{Excluded, Included, Source, Taken, collect};
+pub use environment::{Excluded, Included, Noted, Source, Taken, collect};
 pub use error::Error;
 pub use node::c_library::Node;
 pub use node::cache::{Cache, Held, PassedOver};

@@ -15,7 +15,7 @@ use htmap_exec_interpreter::probe;
 
 use crate::cli::{ImageBuild, ImageCheck, ImageCommand, ImageFormat, ImageRecipe};
 use crate::commands::{counted, python};
-use crate::exit;
+use crate::exit::{self, readable};
 
 pub(crate) fn run(command: ImageCommand) -> anyhow::Result<ExitCode> {
     match command {
@@ -203,7 +203,9 @@ fn check(options: &ImageCheck) -> anyhow::Result<ExitCode> {
     let found = look_into(&container, &binary, submit)?;
     let mut out = io::stdout().lock();
     for finding in &found.findings {
-        writeln!(out, "{:12} {}", finding.what, finding.text)?;
+        // The words may be the runtime's or the image's own: only the first line begins in the first column.
+        let text = readable(&finding.text).replace('\n', &format!("\n{:13}", ""));
+        writeln!(out, "{:12} {text}", finding.what)?;
         if let Some(remedy) = &finding.remedy {
             writeln!(out, "{:12} hint: {remedy}", "")?;
         }

@@ -9,10 +9,10 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
-use super::Excluded;
 use super::ledger::Ledger;
 use super::links::Links;
 use super::walk::{Found, Inside, MARKS, below};
+use super::{Excluded, Noted};
 use crate::archive::entry::{Entry, Kind, compare};
 use crate::error::Error;
 use crate::parallel;
@@ -29,7 +29,9 @@ pub(super) struct Collector<'a> {
     pub(super) linked: Vec<(PathBuf, Linked)>,
     excluded: Excluded<'a>,
     pub(super) found: BTreeMap<Key, (Entry, Option<Content>)>,
+    /// What somebody may have to do something about.
     pub(super) remarks: Vec<String>,
+    pub(super) noted: Noted,
     /// What this user may not read.
     pub(super) unreadable: Vec<PathBuf>,
     /// Of files that are about to be added.
@@ -84,6 +86,7 @@ impl<'a> Collector<'a> {
             excluded,
             found: BTreeMap::new(),
             remarks: Vec::new(),
+            noted: Noted::default(),
             unreadable: Vec::new(),
             bytecode: HashMap::new(),
             ledger: Ledger::new(),
@@ -201,21 +204,14 @@ impl<'a> Collector<'a> {
         }
     }
 
-    /// In one remark, since there may be many.
     pub(super) fn name_apart(&mut self) {
-        const MOST: usize = 8;
-        let named = |path: &PathBuf| format!("`{}`", path.display());
-        let mut names: Vec<String> = self.apart.iter().take(MOST).map(named).collect();
-        match self.apart.len() {
-            0 => return,
-            count if count > MOST => names.push(format!("and {} more", count - MOST)),
-            _ => {}
-        }
-        self.remarks.push(format!(
-            "environments that lie inside of this one stay behind, {}: {}",
-            self.apart.len(),
-            names.join(", ")
-        ));
+        let named = |path: &PathBuf| {
+            format!(
+                "`{}` is an environment inside of this one: it stays behind",
+                path.display()
+            )
+        };
+        self.noted.environments = self.apart.iter().map(named).collect();
     }
 
     /// What lies somewhere by itself; a link is followed.
@@ -256,7 +252,7 @@ impl<'a> Collector<'a> {
             let mode = if mode & 0o100 == 0 { 0o644 } else { 0o755 };
             self.put(path, Kind::File(size), mode, Some(content));
         } else {
-            self.remarks.push(format!(
+            self.noted.devices.push(format!(
                 "`{}` is a device, pipe or socket: left out",
                 file.display()
             ));

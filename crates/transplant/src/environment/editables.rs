@@ -210,7 +210,7 @@ impl Collector<'_> {
     }
 
     fn add_source(&mut self, source: &Path, place: &Path) -> Result<(), Error> {
-        self.remarks.push(format!(
+        self.noted.editables.push(format!(
             "an editable install: `{}` is taken along",
             source.display()
         ));

@@ -106,7 +106,7 @@ impl Collector<'_> {
             return leads("another environment");
         }
         self.put(path, Kind::Directory, 0o755, None);
-        self.remarks.push(format!(
+        self.noted.directories.push(format!(
             "`{}` is a link out of {}: taken from `{}`",
             path.display(),
             if link.root == self.old.prefix || link.root == self.old.base {

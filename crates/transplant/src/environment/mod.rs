@@ -46,8 +46,10 @@ pub struct Source {
     pub python: String,
     /// Of what Python looks through here, that which came along, and where it lies in the tree.
     sys_path: Vec<(PathBuf, PathBuf)>,
-    /// What could not be taken along as it was, each in a sentence.
+    /// What could not be taken along as it was and may be missed, each in a sentence.
     pub remarks: Vec<String>,
+    /// What is as one may expect it.
+    pub noted: Noted,
     /// Libraries of this machine that come along.
     pub taken: Vec<Taken>,
     /// Libraries that a node has to have, each with the first file that asks for it.
@@ -56,6 +58,19 @@ pub struct Source {
     pub has_search_path: bool,
     /// What all of it depends on.
     pub ledger: Ledger,
+}
+
+/// What was taken from elsewhere or left, of which nothing needs to be done: each in a sentence.
+#[derive(Debug, Default)]
+pub struct Noted {
+    /// Editable installs that come along.
+    pub editables: Vec<String>,
+    /// Directories that come along in the place of links to them.
+    pub directories: Vec<String>,
+    /// Devices, pipes and sockets, which no archive has.
+    pub devices: Vec<String>,
+    /// Environments inside of this one, which stay behind.
+    pub environments: Vec<String>,
 }
 
 impl Source {
@@ -184,6 +199,7 @@ fn look(
         python,
         sys_path,
         remarks: collector.remarks,
+        noted: collector.noted,
         taken: libraries.taken,
         lacking: libraries.lacking,
         has_search_path: libraries.has_search_path,

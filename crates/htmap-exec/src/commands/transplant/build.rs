@@ -1,7 +1,7 @@
 //! `htmap-exec transplant build`: packs what has changed since the last time, and says what became of it.
 
 use std::cell::Cell;
-use std::io::{self, IsTerminal as _, Write as _};
+use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -11,9 +11,9 @@ use htmap_exec_interpreter::{Interpreter, probe};
 use htmap_exec_transplant::{
     self as transplant, Archive, Error, Format, Included, Manifest, Memory, Packed, Source,
 };
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::json;
 
+use super::progress::Progress;
 use super::{cache, describe, directory, manifest, print_path, size, text};
 use crate::cli::{TransplantBuild, TransplantFormat};
 use crate::commands::{counted, python};
@@ -77,7 +77,12 @@ impl Build<'_> {
         }
         let waited = Cell::new(false);
         let waiting = || {
-            tracing::info!("waiting for another build of `{}`", self.prefix());
+            // Failing to say so is no reason not to.
+            let _ = writeln!(
+                io::stderr(),
+                "waiting for another build of `{}`",
+                self.prefix()
+            );
             waited.set(true);
         };
         let place = self.place.as_deref();
@@ -137,6 +142,7 @@ impl Build<'_> {
             |path: &Path| (self.excluded.iter()).any(|pattern| pattern.matches_path(path));
         let mut source = transplant::collect(&self.interpreter, &excluded, &self.included)?;
         self.passed("collected");
+        let progress = Progress::begin(&format!("packing `{}`", self.prefix()), source.bytes());
         if !self.options.no_compile {
             // Bytecode is known by its module's times: those have to tell.
             let known_by = place.filter(|_| source.ledger.is_settled());
@@ -148,9 +154,9 @@ impl Build<'_> {
                 compiled.made, compiled.known, compiled.failed
             ));
         }
-        let bar = bar(source.bytes());
+        progress.set_total(source.bytes());
         let level = self.options.level;
-        let progress = |bytes| bar.inc(bytes);
+        let add = |bytes| progress.add(bytes);
         // While it is packed, since that leaves processors idle at its beginning and end.
         let aside = || -> Result<_, Error> {
             let checked = (!self.options.no_check)
@@ -169,9 +175,9 @@ impl Build<'_> {
                 Ok(manifest)
             };
             let directory = &self.directory;
-            transplant::build(directory, &source, level, &memory, &progress, manifest)
+            transplant::build(directory, &source, level, &memory, &add, manifest)
         });
-        bar.finish_and_clear();
+        drop(progress);
         let (path, packed, manifest) = built?;
         let remark = checked.as_ref().and_then(|checked| checked.remark.clone());
         source.remarks.extend(remark);
@@ -230,6 +236,8 @@ impl Build<'_> {
                 "content": packed.content,
                 "entries": source.entries.len(),
                 "remarks": source.remarks,
+                "taken": taken_along(source),
+                "left": left_behind(source),
             });
             writeln!(out, "{values}")?;
             return Ok(());
@@ -248,19 +256,55 @@ impl Build<'_> {
             size(packed.size),
             self.begun.elapsed().as_secs_f64(),
         )?;
-        if !source.taken.is_empty() {
-            let list = if self.options.verbose {
-                ":"
-            } else {
-                " (-v lists them)"
-            };
-            let count = source.taken.len();
-            let libraries = if count == 1 { "library" } else { "libraries" };
-            writeln!(said, "with {count} {libraries} of this machine{list}")?;
-            for taken in source.taken.iter().filter(|_| self.options.verbose) {
-                let from = on_one_line(&taken.from);
-                writeln!(said, "  {} from `{from}`", on_one_line(&taken.library))?;
-            }
+        self.account(&mut said, source)?;
+        Ok(())
+    }
+
+    /// What was taken from where, and what was left, in a line; and each thing, if asked for.
+    fn account(&self, said: &mut impl io::Write, source: &Source) -> io::Result<()> {
+        let noted = &source.noted;
+        let taken = some_of(&[
+            (
+                noted.editables.len(),
+                "editable install",
+                "editable installs",
+            ),
+            (
+                noted.directories.len(),
+                "directory behind a link",
+                "directories behind links",
+            ),
+            (
+                source.taken.len(),
+                "library of this machine",
+                "libraries of this machine",
+            ),
+        ]);
+        let left = some_of(&[
+            (
+                noted.devices.len(),
+                "device, pipe or socket",
+                "devices, pipes or sockets",
+            ),
+            (
+                noted.environments.len(),
+                "environment inside",
+                "environments inside",
+            ),
+        ]);
+        let parts = [("taken along", taken), ("left", left)];
+        let parts = parts.iter().filter(|(_, what)| !what.is_empty());
+        let parts: Vec<String> = parts.map(|(how, what)| format!("{how}: {what}")).collect();
+        if parts.is_empty() {
+            return Ok(());
+        }
+        let parts = parts.join("; ");
+        if !self.options.verbose {
+            return writeln!(said, "{parts} (-v lists them)");
+        }
+        writeln!(said, "{parts}")?;
+        for each in taken_along(source).iter().chain(&left_behind(source)) {
+            writeln!(said, "  {}", on_one_line(each))?;
         }
         Ok(())
     }
@@ -274,13 +318,30 @@ impl Build<'_> {
     }
 }
 
-fn bar(total: u64) -> ProgressBar {
-    let target = if io::stderr().is_terminal() {
-        ProgressDrawTarget::stderr()
-    } else {
-        ProgressDrawTarget::hidden()
-    };
-    let style = ProgressStyle::with_template("packing {wide_bar} {bytes}/{total_bytes}")
-        .expect("a fixed template");
-    ProgressBar::with_draw_target(Some(total), target).with_style(style)
+/// `2 editable installs, 1 library of this machine`, without what there is none of.
+fn some_of(counts: &[(usize, &str, &str)]) -> String {
+    let some = counts.iter().filter(|(count, ..)| *count > 0);
+    let some =
+        some.map(|&(count, one, many)| format!("{count} {}", if count == 1 { one } else { many }));
+    some.collect::<Vec<_>>().join(", ")
+}
+
+fn taken_along(source: &Source) -> Vec<String> {
+    let libraries = (source.taken.iter())
+        .map(|taken| format!("{} from `{}`", taken.library, taken.from.display()));
+    let noted = [&source.noted.editables, &source.noted.directories];
+    noted
+        .into_iter()
+        .flatten()
+        .cloned()
+        .chain(libraries)
+        .collect()
+}
+
+fn left_behind(source: &Source) -> Vec<String> {
+    [&source.noted.devices, &source.noted.environments]
+        .into_iter()
+        .flatten()
+        .cloned()
+        .collect()
 }

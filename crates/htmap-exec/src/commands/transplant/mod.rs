@@ -3,6 +3,7 @@
 mod archives;
 mod build;
 mod compare;
+mod progress;
 mod prune;
 mod show;
 
