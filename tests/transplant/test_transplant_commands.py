@@ -269,6 +269,33 @@ def test_prune_forgets_builds_whose_archive_is_gone(built: Archives, store: Path
     }
 
 
+def test_prune_forgets_what_was_seen_and_compiled_for_archives_that_are_gone(
+    built: Archives, store: Path, tmp_path: Path
+) -> None:
+    cache = tmp_path / "cache/htmap-exec/transplants"
+    shutil.copytree(built[0].parents[1] / "htmap-exec/transplants", cache)
+    [build], [ledger] = cache.glob("*.build"), cache.glob("*.ledger")
+    build.with_suffix(".compiled").touch()
+    # The same of an archive that was removed since.
+    elsewhere = built[1].with_name("f" * 64)
+    for remembers in (build, ledger):
+        content = remembers.read_bytes()
+        assert os.fsencode(built[1]) in content
+        forgets = content.replace(os.fsencode(built[1]), os.fsencode(elsewhere))
+        (cache / f"gone{remembers.suffix}").write_bytes(forgets)
+    (cache / "damaged.ledger").write_bytes(ledger.read_bytes()[:-1])
+    for name in ("gone.compiled", "alone.compiled", "young.ledger", "young.compiled"):
+        (cache / name).touch()
+    kept = {path.name for path in cache.iterdir()}
+    for path in cache.iterdir():
+        if path.stem != "young":
+            age(path, 2)
+    gone = {"gone.build", "gone.ledger", "gone.compiled", "alone.compiled", "damaged.ledger"}
+    done = told("prune", "--dir", store, XDG_CACHE_HOME=str(tmp_path / "cache"))
+    assert {Path(each["path"]).name for each in done["removed"]} == gone
+    assert {path.name for path in cache.iterdir()} == kept - gone
+
+
 def test_prune_by_age_and_number(store: Path, built: Archives) -> None:
     words = ("prune", "--dir", store)
     first, second = (store / path.name for path in built)

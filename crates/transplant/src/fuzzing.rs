@@ -11,9 +11,9 @@ use walkdir::WalkDir;
 
 use crate::archive::ending::wrap;
 use crate::archive::entry::{compare, refusal};
-use crate::archive::frame::{Frame, Place};
-use crate::archive::listing::{CHUNK, Sum, encode, encode_first, parse};
+use crate::archive::listing::parse;
 use crate::archive::place::EDITS;
+pub use crate::made::Made;
 pub use crate::node::mount::fuzzing::Ask;
 use crate::node::mount::fuzzing::{Seen, walk};
 use crate::relocate::edits::{Edit, Edits};
@@ -48,16 +48,6 @@ pub fn index(path: &Path, plain: &[u8], begin: u64) {
     }
 }
 
-/// Entries with where their bytes begin, and the contents of frames.
-#[derive(Debug)]
-pub struct Made {
-    pub entries: Vec<(Entry, Option<(usize, u64)>)>,
-    pub frames: Vec<Vec<u8>>,
-    /// Whether it is of the first format.
-    pub first: bool,
-    pub hot: usize,
-}
-
 impl Made {
     /// Sorted, each once, and each in a directory: so that more than the first check is met.
     pub fn tidy(&mut self) {
@@ -74,66 +64,6 @@ impl Made {
             }
             lies
         });
-    }
-
-    /// With digests that are right. Where its index begins.
-    fn write(&self, path: &Path) -> usize {
-        let mut bytes = Vec::new();
-        let mut frames = Vec::new();
-        for content in &self.frames {
-            let packed = zstd::bulk::compress(content, 1).unwrap();
-            bytes.extend_from_slice(&packed);
-            frames.push(Frame {
-                length: content.len() as u64,
-                compressed: packed.len() as u64,
-            });
-        }
-        let place = |(frame, offset): (usize, u64)| Place { frame, offset };
-        let places: Vec<Option<Place>> = self.entries.iter().map(|(_, at)| at.map(place)).collect();
-        let entries: Vec<Entry> = self
-            .entries
-            .iter()
-            .map(|(entry, _)| entry.clone())
-            .collect();
-        let index = if self.first {
-            let sums = self
-                .frames
-                .iter()
-                .map(|content| blake3::hash(content).into());
-            let frames: Vec<(Frame, Sum)> = frames.into_iter().zip(sums).collect();
-            encode_first(b"{}", &entries, &places, &frames).0
-        } else {
-            let files = (0..entries.len()).map(|entry| self.bytes(entry));
-            let chunks: Vec<Vec<Sum>> = files
-                .map(|bytes| {
-                    let chunks = bytes.chunks(usize::try_from(CHUNK).unwrap());
-                    chunks.map(|chunk| blake3::hash(chunk).into()).collect()
-                })
-                .collect();
-            encode(b"{}", &entries, &chunks, (&places, &frames, self.hot)).0
-        };
-        let begin = bytes.len();
-        bytes.extend_from_slice(&wrap(&index, begin as u64).unwrap());
-        fs::write(path, bytes).unwrap();
-        begin
-    }
-
-    /// What lies where a file says, as far as anything does.
-    fn bytes(&self, entry: usize) -> Vec<u8> {
-        let (Entry { kind, .. }, Some((frame, offset))) = &self.entries[entry] else {
-            return Vec::new();
-        };
-        let Kind::File(size) = kind else {
-            return Vec::new();
-        };
-        let mut bytes: Vec<u8> = Vec::new();
-        let mut offset = usize::try_from(*offset).unwrap_or(usize::MAX);
-        for content in self.frames.iter().skip(*frame) {
-            bytes.extend_from_slice(content.get(offset..).unwrap_or(&[]));
-            offset = 0;
-        }
-        bytes.truncate(usize::try_from(*size).unwrap_or(usize::MAX));
-        bytes
     }
 }
 

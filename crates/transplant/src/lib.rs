@@ -31,6 +31,8 @@ mod error;
 #[cfg(feature = "fuzzing")]
 #[doc(hidden)]
 pub mod fuzzing;
+#[cfg(any(test, feature = "fuzzing"))]
+mod made;
 #[cfg(test)]
 mod mutations;
 mod node;

@@ -1,7 +1,8 @@
 //! Which part of the tar goes into which frame: what is read together lies together.
 //!
-//! The plan depends on paths and sizes alone, and where the hot list ends on the interpreter's. A file that fits into a frame lies in one; a large one has
-//! frames of its own, since who reads some of it is not to wait for the rest.
+//! The frames depend on paths and sizes alone, and where the hot list ends on the interpreter as well. A
+//! file that fits into a frame lies in one; a large one has frames of its own, since who reads some of it
+//! is not to wait for the rest.
 
 use std::collections::HashMap;
 
@@ -192,4 +193,193 @@ fn is_an_end(path: &[u8]) -> bool {
     });
     // The lowest bits of a product know the lowest of its factors only.
     hash >> 60 == 0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::archive::order::order;
+    use crate::archive::outline::sequence;
+
+    const KIB: u64 = 1 << 10;
+    /// What is read at once of a large library.
+    const PIECE: u64 = 256 * KIB;
+    const LIBRARY: &str = "lib/python3.11";
+
+    fn planned(files: &[(String, u64)], loaded: impl Fn(&str) -> u64) -> (Vec<Entry>, Plan) {
+        let mut entries: Vec<Entry> = (files.iter())
+            .map(|(path, size)| Entry {
+                path: path.as_bytes().to_vec(),
+                kind: Kind::File(*size),
+                mode: 0o644,
+            })
+            .collect();
+        entries.sort_by(|one, other| one.path.cmp(&other.path));
+        let headers = vec![vec![0; 512]; entries.len()];
+        let same = HashMap::new();
+        let sequence = sequence(&entries, &same, order(&entries).into_iter());
+        let path = |index: usize| std::str::from_utf8(&entries[index].path).unwrap();
+        let plan = plan(&entries, &headers, &sequence, &same, |index| {
+            loaded(path(index))
+        });
+        (entries, plan)
+    }
+
+    /// What lies in frames: of which file, from where, and how much.
+    fn pieces<'a>(entries: &'a [Entry], frames: &[Vec<Part>]) -> Vec<(&'a str, u64, u64)> {
+        let parts = frames.iter().flatten().filter_map(|part| match *part {
+            Part::Data {
+                entry,
+                from,
+                length,
+            } => {
+                let path = std::str::from_utf8(&entries[entry].path).unwrap();
+                Some((path, from, length))
+            }
+            _ => None,
+        });
+        parts.collect()
+    }
+
+    fn length(frame: &[Part]) -> u64 {
+        let lengths = frame.iter().map(|part| match *part {
+            Part::Header(_) => 512,
+            Part::Data { length, .. } => length,
+            Part::Zeros(count) => count as u64,
+        });
+        lengths.sum()
+    }
+
+    fn bytecode(directory: &str, count: usize, size: u64) -> Vec<(String, u64)> {
+        let path = |number| format!("{directory}/__pycache__/m{number}.cpython-311.pyc");
+        (0..count).map(|number| (path(number), size)).collect()
+    }
+
+    #[test]
+    fn what_a_start_reads_is_hot_and_no_more() {
+        let module = |name: &str| format!("{LIBRARY}/__pycache__/{name}.cpython-311.pyc");
+        let (os, abc) = (module("os"), module("abc"));
+        let pickle = format!("{LIBRARY}/lib-dynload/_pickle.cpython-311-x86_64-linux-gnu.so");
+        let (program, library) = ("bin/python3.11", "lib/libpython3.11.so.1.0");
+        let files = [
+            (os.clone(), 30_000),
+            (abc.clone(), 5000),
+            (module("json"), 5000),
+            (format!("{LIBRARY}/os.py"), 40_000),
+            (pickle.clone(), 300 * KIB),
+            (program.to_owned(), 9 * PIECE),
+            (library.to_owned(), 9 * PIECE),
+        ];
+        let small = [
+            (abc.as_str(), 0, 5000),
+            (os.as_str(), 0, 30_000),
+            (pickle.as_str(), 0, 300 * KIB),
+        ];
+        let of_program = |many: u64| (0..many).map(|number| (program, number * PIECE, PIECE));
+        // The piece that the last byte lies in is the last one.
+        for (read, many) in [
+            (1, 1),
+            (2 * PIECE, 2),
+            (2 * PIECE + 1, 3),
+            (9 * PIECE, 9),
+            (0, 0),
+        ] {
+            let (entries, plan) = planned(&files, |path| {
+                assert_eq!(path, program, "a second one is of no use to a start");
+                read
+            });
+            let expected: Vec<_> = small.into_iter().chain(of_program(many)).collect();
+            let hot = pieces(&entries, &plan.frames[..plan.hot]);
+            assert_eq!(hot, expected, "{read} bytes are read");
+        }
+    }
+
+    #[test]
+    fn a_small_program_is_hot_with_a_large_library() {
+        let (program, library) = ("bin/python3.11", "lib/libpython3.11.so.1.0");
+        let files = [
+            (program.to_owned(), 9000),
+            (library.to_owned(), 9 * PIECE),
+            (format!("{LIBRARY}/json/__init__.py"), 9000),
+        ];
+        let (entries, plan) = planned(&files, |path| {
+            assert_eq!(path, library);
+            PIECE
+        });
+        let hot = pieces(&entries, &plan.frames[..plan.hot]);
+        assert_eq!(hot, [(program, 0, 9000), (library, 0, PIECE)]);
+    }
+
+    #[test]
+    fn a_large_library_lies_in_pieces() {
+        let site = format!("{LIBRARY}/site-packages/p");
+        let path = format!("{site}/_c.cpython-311-x86_64-linux-gnu.so");
+        let mut files = bytecode(&site, 4, 3000);
+        // With less than half a piece at its end, and with more.
+        for (rest, last) in [
+            (100, vec![PIECE + 100]),
+            (PIECE - 100, vec![PIECE, PIECE - 100]),
+        ] {
+            files.truncate(4);
+            files.push((path.clone(), 4 * PIECE + rest));
+            let (entries, plan) = planned(&files, |_| 0);
+            let index = entries
+                .iter()
+                .position(|entry| entry.path == path.as_bytes());
+            let place = plan.places[index.unwrap()].unwrap();
+            // Nothing else is in its frames, but for its header.
+            assert_eq!(place.offset, 512);
+            let mut frames = plan.frames[place.frame..].iter();
+            let mut from = 0;
+            for length in [PIECE; 3].into_iter().chain(last) {
+                let frame = std::slice::from_ref(frames.next().unwrap());
+                assert_eq!(pieces(&entries, frame), [(path.as_str(), from, length)]);
+                from += length;
+            }
+            assert_eq!(frames.count(), 0);
+            assert_eq!(plan.hot, 0);
+        }
+    }
+
+    /// Who asks what is installed reads all of it.
+    #[test]
+    fn the_metadata_of_all_packages_lies_in_one_frame() {
+        let mut files = Vec::new();
+        for number in 0..40 {
+            let site = format!("{LIBRARY}/site-packages/p{number}");
+            files.extend(bytecode(&site, 3, 10_000));
+            files.push((format!("{site}/__init__.py"), 10_000));
+            files.push((format!("{site}-1.0.dist-info/METADATA"), 10_000));
+        }
+        let (entries, plan) = planned(&files, |_| 0);
+        let is_metadata = |path: &str| path.ends_with("/METADATA");
+        let many = plan.frames.iter().filter_map(|frame| {
+            let pieces = pieces(&entries, std::slice::from_ref(frame));
+            let many = pieces.iter().filter(|(path, ..)| is_metadata(path)).count();
+            assert!(many == 0 || many == pieces.len(), "apart from all else");
+            (many > 0).then_some(many)
+        });
+        assert_eq!(many.collect::<Vec<_>>(), [40]);
+    }
+
+    /// An import of one waits for all of its frame.
+    #[test]
+    fn modules_of_the_standard_library_lie_in_small_frames() {
+        let size = 20_000;
+        for (directory, most) in [
+            (format!("{LIBRARY}/json"), 512 * KIB),
+            (format!("{LIBRARY}/site-packages/p"), 2048 * KIB),
+        ] {
+            let (_, plan) = planned(&bytecode(&directory, 300, size), |_| 0);
+            let lengths: Vec<u64> = plan.frames.iter().map(|frame| length(frame)).collect();
+            let (last, others) = lengths.split_last().unwrap();
+            assert!(*last <= most + END as u64, "{lengths:?}");
+            for length in others {
+                assert!(*length <= most, "{lengths:?}");
+                // Compression gains by what lies together.
+                assert!(*length + size + 1024 > most / 4 * 3, "{lengths:?}");
+            }
+            assert!(others.len() >= 2, "{lengths:?}");
+        }
+    }
 }

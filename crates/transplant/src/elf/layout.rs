@@ -186,3 +186,102 @@ fn long(bytes: &[u8], at: usize) -> Option<u64> {
     let bytes = bytes.get(at..at.checked_add(8)?)?;
     Some(u64::from_le_bytes(bytes.try_into().ok()?))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use goblin::elf::program_header::PF_R;
+
+    /// A file of so many bytes with these segments: kind, flags, where they begin, and how long they are.
+    fn file(size: usize, segments: &[(u32, u32, u64, u64)]) -> Vec<u8> {
+        let mut bytes = vec![0; size];
+        let machine = if cfg!(target_arch = "aarch64") {
+            EM_AARCH64
+        } else {
+            EM_X86_64
+        };
+        let mut put = |at: usize, field: &[u8]| bytes[at..at + field.len()].copy_from_slice(field);
+        put(0, b"\x7fELF\x02\x01");
+        put(18, &machine.to_le_bytes());
+        put(32, &64_u64.to_le_bytes());
+        put(54, &56_u16.to_le_bytes());
+        put(56, &u16::try_from(segments.len()).unwrap().to_le_bytes());
+        for (index, (kind, flags, offset, length)) in segments.iter().enumerate() {
+            let at = 64 + 56 * index;
+            put(at, &kind.to_le_bytes());
+            put(at + 4, &flags.to_le_bytes());
+            put(at + 8, &offset.to_le_bytes());
+            put(at + 32, &length.to_le_bytes());
+            // In memory there is more.
+            put(at + 40, &(length + 5000).to_le_bytes());
+        }
+        bytes
+    }
+
+    fn ask<T>(bytes: &[u8], of: impl FnOnce(&[u8; 64], Read<'_>) -> Option<T>) -> Option<T> {
+        let place = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(place.path(), bytes).unwrap();
+        with_tables(place.path(), of).unwrap()
+    }
+
+    const DYNAMIC: (u32, u32, u64, u64) = (PT_DYNAMIC, PF_R | PF_W, 3600, 100);
+
+    #[test]
+    fn names_and_what_is_moved_are_read_and_the_program_is_not() {
+        let linked = file(
+            9000,
+            &[
+                (PT_LOAD, PF_R, 0, 1000),
+                (PT_LOAD, PF_R | PF_X, 1000, 2000),
+                (PT_LOAD, PF_R, 3000, 500),
+                (PT_LOAD, PF_R | PF_W, 3500, 700),
+                DYNAMIC,
+            ],
+        );
+        assert_eq!(ask(&linked, loaded), Some(vec![(0, 1000), (3500, 700)]));
+        // Symbols lie behind that, which only a debugger reads.
+        assert_eq!(ask(&linked, loaded_end), Some(4200));
+    }
+
+    /// As older linkers make it: names and the program in one.
+    #[test]
+    fn a_program_that_lies_with_its_names_is_read_now_and_then() {
+        let linked = file(
+            9000,
+            &[
+                DYNAMIC,
+                (PT_LOAD, PF_R | PF_W, 6000, 700),
+                (PT_LOAD, PF_R | PF_X, 0, 3000),
+            ],
+        );
+        assert_eq!(ask(&linked, loaded), Some(vec![(6000, 700)]));
+        assert_eq!(ask(&linked, loaded_end), Some(6700));
+    }
+
+    #[test]
+    fn of_no_program_nothing_is_said() {
+        let linked = file(9000, &[(PT_LOAD, PF_R, 0, 1000)]);
+        let other = [b"#!/bin/sh", &linked[9..]].concat();
+        let cut = &linked[..100];
+        for bytes in [&other, cut, b"\x7fELF"] {
+            assert_eq!(ask(bytes, loaded), None);
+            assert_eq!(ask(bytes, loaded_end), None);
+        }
+        assert_eq!(ask(&file(9000, &[DYNAMIC]), loaded_end), None);
+        let wrong = file(9000, &[(PT_LOAD, PF_R, u64::MAX, 2)]);
+        assert_eq!(ask(&wrong, loaded_end), Some(u64::MAX));
+    }
+
+    #[test]
+    fn it_holds_of_a_program_that_runs() {
+        let program = std::env::current_exe().unwrap();
+        let size = std::fs::metadata(&program).unwrap().len();
+        let end = with_tables(&program, loaded_end).unwrap().unwrap();
+        let pieces = with_tables(&program, loaded).unwrap().unwrap();
+        assert!(end < size, "the names of its sections lie behind");
+        let read: u64 = pieces.iter().map(|(_, length)| length).sum();
+        assert!(0 < read && read < end, "its program is not read");
+        let last = pieces.iter().map(|(from, length)| from + length).max();
+        assert!(last <= Some(end));
+    }
+}

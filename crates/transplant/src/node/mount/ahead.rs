@@ -1,4 +1,4 @@
-//! Reads ahead: first the hot list, which nearly every import needs, and of each library that is opened what
+//! Reads ahead: first the hot list, which every start of Python needs, and of each library that is opened what
 //! the loader goes by, whatever the node is busy with; then guesses, of a package of which something was
 //! read all that its import may need.
 //!
@@ -26,8 +26,8 @@ use crate::elf::layout;
 
 /// More than any package takes, in pieces of files.
 const MOST_GUESSES: usize = 4096;
-/// Of the hot list, in bytes: ten times what the import of large packages reads. What claims more is
-/// not to fill a node's disk unasked.
+/// Of the hot list, in bytes: many times what the start of any Python reads. What claims more is not to
+/// fill a node's disk unasked.
 const MOST_HOT: u64 = 1 << 30;
 /// Of a library that is opened, in bytes.
 const MOST_LOADED: u64 = 64 << 20;
@@ -36,7 +36,9 @@ const MOST_LOADED: u64 = 64 << 20;
 /// something to guess from.
 pub(super) fn start(content: Arc<Content>, nodes: Receiver<Arc<Nodes>>) -> io::Result<()> {
     let run = move || {
-        read_now(&content, &hot(&content.archive));
+        let hot = hot(&content.archive);
+        tracing::trace!("what every start needs lies in {} frames", hot.len());
+        read_now(&content, &hot);
         if let Ok(nodes) = nodes.recv() {
             read_guesses(Ahead::new(nodes, content));
         }
@@ -321,6 +323,61 @@ impl Ahead {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::archive::entry::Entry;
+    use crate::made::Made;
+
+    const PIECE: usize = 256 << 10;
+
+    /// Modules of a start, an interpreter in two pieces, and what is seldom read.
+    fn archive(hot: usize) -> Arc<Archive> {
+        let bytecode = "lib/python3.11/__pycache__";
+        let entry = |path: &str, kind: Kind| Entry {
+            path: path.into(),
+            kind,
+            mode: 0o755,
+        };
+        let file = |path: &str, size: usize| entry(path, Kind::File(size as u64));
+        let mut entries = vec![
+            (entry("bin", Kind::Directory), None),
+            (file("bin/python3.11", 2 * PIECE), Some((1, 0))),
+            (entry("lib", Kind::Directory), None),
+            (entry("lib/python3.11", Kind::Directory), None),
+            (entry(bytecode, Kind::Directory), None),
+        ];
+        for (name, at) in [("abc", (0, 0)), ("json", (3, 0)), ("os", (0, 1000))] {
+            let path = format!("{bytecode}/{name}.cpython-311.pyc");
+            entries.push((file(&path, 1000), Some(at)));
+        }
+        let made = Made {
+            entries,
+            frames: [2000, PIECE, PIECE, 1000].map(|size| vec![7; size]).into(),
+            first: false,
+            hot,
+        };
+        made.open().0
+    }
+
+    #[test]
+    fn the_interpreter_is_read_first() {
+        assert_eq!(hot(&archive(3)), [1, 2, 0]);
+        // A part of it alone is hot.
+        assert_eq!(hot(&archive(2)), [1, 0]);
+    }
+
+    #[test]
+    fn without_a_hot_list_the_modules_of_a_start_are_read() {
+        assert_eq!(hot(&archive(0)), [0]);
+    }
+
+    #[test]
+    fn no_more_is_read_than_is_allowed() {
+        let archive = archive(3);
+        let taken = |most: usize| within(&archive, most as u64, hot(&archive));
+        assert!(taken(PIECE).is_empty());
+        assert_eq!(taken(PIECE + 1), [1]);
+        assert_eq!(taken(2 * PIECE + 2000), [1, 2]);
+        assert_eq!(taken(2 * PIECE + 2001), [1, 2, 0]);
+    }
 
     #[test]
     fn pieces_that_touch_are_read_as_one() {

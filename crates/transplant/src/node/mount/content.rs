@@ -78,7 +78,7 @@ impl Content {
             let index = extent.frame;
             let offset = usize::try_from(extent.offset).ok()?;
             let here = usize::try_from(extent.length).ok()?;
-            self.note(entry);
+            self.note(entry, index);
             match self.frames.find(index) {
                 Ok(Found::Stored) => {
                     let begin = joined.len();
@@ -112,14 +112,15 @@ impl Content {
     }
 
     /// Whoever reads ahead hears that something was asked for, and of what is new to it.
-    fn note(&self, entry: usize) {
+    fn note(&self, entry: usize, frame: usize) {
         let mut asked = self.lock();
         let sleeps = asked.credit == 0;
         asked.credit = AHEAD;
         let is_new = !std::mem::replace(&mut asked.seen[entry], true);
         if is_new {
             let path = &self.archive.entries[entry].path;
-            tracing::trace!("first of `{}`", String::from_utf8_lossy(path));
+            let path = String::from_utf8_lossy(path);
+            tracing::trace!("first of `{path}`, in frame {frame}");
             asked.entries.push(entry);
         }
         drop(asked);

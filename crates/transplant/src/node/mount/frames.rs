@@ -278,3 +278,99 @@ fn keep(state: &mut State, index: usize, frame: &Frame) {
     state.slots.insert(index, slot);
     state.held += frame.len();
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::archive::entry::{Entry, Kind};
+    use crate::made::Made;
+    use crate::noise::Noise;
+
+    /// Four files, each in a frame of its own: two fit into memory.
+    fn frames(store: Option<File>) -> (Vec<Vec<u8>>, Frames) {
+        let mut noise = Noise(1);
+        let contents: Vec<Vec<u8>> = (0..4)
+            .map(|_| noise.bytes(100_000).repeat(KEPT * 2 / 5 / 100_000))
+            .collect();
+        let entry = |index: usize, size: usize| Entry {
+            path: vec![b'a' + u8::try_from(index).unwrap()],
+            kind: Kind::File(size as u64),
+            mode: 0o644,
+        };
+        let entries = (contents.iter().enumerate())
+            .map(|(index, content)| (entry(index, content.len()), Some((index, 0))));
+        let made = Made {
+            entries: entries.collect(),
+            frames: contents.clone(),
+            first: false,
+            hot: 0,
+        };
+        let (archive, file) = made.open();
+        (contents, Frames::new(archive, file, store))
+    }
+
+    fn in_memory(frames: &Frames, index: usize) -> Frame {
+        match frames.find(index) {
+            Ok(Found::Memory(frame)) => frame,
+            Ok(Found::Stored) => panic!("it was put by"),
+            Err(error) => panic!("{error}"),
+        }
+    }
+
+    /// Reads three in turn, and asks for so much of the first one. Whether room was made.
+    fn read_all(frames: &Frames, contents: &[Vec<u8>], asked: usize) -> bool {
+        for (index, content) in contents[..3].iter().enumerate() {
+            assert!(*in_memory(frames, index) == *content);
+            assert_eq!(frames.lock().held, contents[..=index].concat().len());
+            frames.gave(index, if index == 0 { asked } else { 1 });
+        }
+        let is_well = frames.make_room();
+        // No more than there is no room for.
+        assert_eq!(frames.lock().held, contents[1..3].concat().len());
+        assert!(frames.is_known(1) && frames.is_known(2));
+        is_well
+    }
+
+    #[test]
+    fn what_was_asked_for_whole_is_forgotten() {
+        let (contents, frames) = frames(Some(tempfile::tempfile().unwrap()));
+        let half = contents[0].len() / 2;
+        in_memory(&frames, 0);
+        frames.gave(0, half);
+        assert!(read_all(&frames, &contents, half));
+        assert!(!frames.is_known(0));
+        let store = frames.store.as_ref().unwrap();
+        assert_eq!(store.metadata().unwrap().len(), 0);
+        assert!(*in_memory(&frames, 0) == contents[0]);
+    }
+
+    #[test]
+    fn what_was_asked_for_in_part_is_put_by() {
+        let (contents, frames) = frames(Some(tempfile::tempfile().unwrap()));
+        let size = contents[0].len();
+        assert!(read_all(&frames, &contents, size - 1));
+        assert!(frames.is_known(0));
+        assert!(matches!(frames.find(0), Ok(Found::Stored)));
+        let mut bytes = vec![0; size - 7];
+        frames.stored(0, 7, &mut bytes).unwrap();
+        assert!(bytes == contents[0][7..]);
+        // Another one, which lies behind it.
+        in_memory(&frames, 3);
+        assert!(frames.make_room());
+        assert!(matches!(frames.find(1), Ok(Found::Stored)));
+        let mut bytes = vec![0; contents[1].len()];
+        frames.stored(1, 0, &mut bytes).unwrap();
+        assert!(bytes == contents[1]);
+    }
+
+    #[test]
+    fn without_a_store_it_is_decompressed_again() {
+        let (contents, frames) = frames(None);
+        assert!(!read_all(&frames, &contents, 1));
+        assert!(!frames.is_known(0));
+        assert!(*in_memory(&frames, 0) == contents[0]);
+        // Now there is one too many again, and the second one is used least.
+        assert!(!frames.make_room());
+        assert!(!frames.is_known(1));
+    }
+}

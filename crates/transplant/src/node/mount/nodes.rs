@@ -119,9 +119,8 @@ impl Nodes {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::archive::ending::wrap;
     use crate::archive::entry::Entry;
-    use crate::archive::listing::encode;
+    use crate::made::Made;
 
     #[test]
     fn every_entry_lies_where_its_path_says() {
@@ -129,9 +128,8 @@ mod tests {
             "a", "a/b", "a/b/x", "a/c", "a-b", "a-b/x", "b", "c", "c/a", "d",
         ];
         let is_file = |path: &str| path.ends_with('x') || path == "b" || path == "d";
-        let entries: Vec<Entry> = paths
-            .iter()
-            .map(|path| Entry {
+        let entries = paths.iter().map(|path| {
+            let entry = Entry {
                 path: (*path).into(),
                 kind: if is_file(path) {
                     Kind::Symlink(b"b".to_vec())
@@ -139,15 +137,16 @@ mod tests {
                     Kind::Directory
                 },
                 mode: 0o755,
-            })
-            .collect();
-        let nothing = vec![Vec::new(); paths.len()];
-        let places = vec![None; paths.len()];
-        let (index, _) = encode(b"{}", &entries, &nothing, (&places, &[], 0));
-        let bytes = wrap(&index, 0).unwrap();
-        let file = tempfile::NamedTempFile::new().unwrap();
-        std::fs::write(file.path(), bytes).unwrap();
-        let (archive, _) = Archive::open(file.path()).unwrap();
+            };
+            (entry, None)
+        });
+        let made = Made {
+            entries: entries.collect(),
+            frames: Vec::new(),
+            first: false,
+            hot: 0,
+        };
+        let (archive, _) = made.open();
         let nodes = Nodes::new(&archive);
         let names = |number| {
             let children = nodes.children(&archive, number)?;
