@@ -142,7 +142,7 @@ def test_another_order_is_named(base: Path, pack: Pack) -> None:
     install(site, "mine", "1.0", {"mine.py": "who = 'site'\n"})
     install(site / "vendored", "mine", "2.0", {"mine.py": "who = 'vendored'\n"})
     (site / "z.pth").write_text("vendored\nimport sys; sys.path.insert(0, sys.path.pop())\n")
-    tree, said = pack(base)
+    _, said = pack(base)
     place = f"lib/{MINOR}/site-packages"
     assert f"Python looks through `{place}/vendored` before `{place}` here, and the other way round" in said
     exchanged = f"Python takes mine 2.0 from `{site}/vendored` here, and 1.0 from `{site}` in the archive"
