@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use walkdir::WalkDir;
 
 use crate::archive::ending::wrap;
-use crate::archive::frame::{Frame, Place, Reader, offsets};
+use crate::archive::frame::{Frame, FrameReader, Place, offsets};
 use crate::archive::listing::{Sum, encode, encode_first};
 use crate::noise::Noise;
 use crate::{Archive, Content, Digest, Entry, Kind, Memory, pack, unpack, verify};
@@ -284,7 +284,7 @@ fn what_a_hostile_index_asks_for_is_refused() {
     let mut frames = Vec::new();
     for (index, frame) in archive.frames.iter().enumerate().rev() {
         let offset = offsets(&archive)[index];
-        let mut reader = Reader::new(&archive).expect("made");
+        let mut reader = FrameReader::new(&archive).expect("made");
         (reader.read(&archive, &opened, index, offset, &mut content)).expect("whole");
         frames.insert(0, (frame.clone(), blake3::hash(&content).into()));
     }

@@ -47,12 +47,12 @@ pub(crate) fn offsets(archive: &Archive) -> Vec<u64> {
 }
 
 /// What reading takes, for as many frames as one likes.
-pub(crate) struct Reader {
+pub(crate) struct FrameReader {
     packed: Vec<u8>,
     zstd: zstd::bulk::Decompressor<'static>,
 }
 
-impl Reader {
+impl FrameReader {
     pub(crate) fn new(archive: &Archive) -> Result<Self, Error> {
         Ok(Self {
             packed: Vec::new(),

@@ -14,7 +14,7 @@ use zip::write::SimpleFileOptions;
 use zip::{CompressionMethod, DateTime, ZipWriter};
 
 use crate::archive::entry::Kind;
-use crate::archive::frame::{Reader, offsets};
+use crate::archive::frame::{FrameReader, offsets};
 use crate::archive::index::Archive;
 use crate::archive::outline::Outline;
 use crate::build::pack::in_order;
@@ -78,7 +78,7 @@ fn tar_gz(archive: &Archive, file: &File, out: &mut (impl Write + Send)) -> Resu
     in_order(
         archive.frames.len(),
         || {
-            let reader = Reader::new(archive).map_err(io::Error::other)?;
+            let reader = FrameReader::new(archive).map_err(io::Error::other)?;
             Ok((reader, Vec::new()))
         },
         |(reader, content), index| {
@@ -99,7 +99,7 @@ fn zip(archive: &Archive, file: &File, out: &mut (impl Write + Seek)) -> Result<
         error => not_written(io::Error::other(error)),
     };
     let time = DateTime::from_date_and_time(2020, 1, 1, 0, 0, 0).expect("a date");
-    let mut content = Content::new(archive, file)?;
+    let mut content = Contents::new(archive, file)?;
     let mut zip = ZipWriter::new(BufWriter::with_capacity(1 << 20, out));
     // Each frame is read once, but for those of large files that are the same as others.
     let mut order: Vec<usize> = (0..archive.entries.len()).collect();
@@ -134,22 +134,22 @@ fn zip(archive: &Archive, file: &File, out: &mut (impl Write + Seek)) -> Result<
 }
 
 /// The bytes of files, frame by frame.
-struct Content<'a> {
+struct Contents<'a> {
     archive: &'a Archive,
     file: &'a File,
     offsets: Vec<u64>,
-    reader: Reader,
+    reader: FrameReader,
     frame: Option<usize>,
     bytes: Vec<u8>,
 }
 
-impl<'a> Content<'a> {
+impl<'a> Contents<'a> {
     fn new(archive: &'a Archive, file: &'a File) -> Result<Self, Error> {
         Ok(Self {
             archive,
             file,
             offsets: offsets(archive),
-            reader: Reader::new(archive)?,
+            reader: FrameReader::new(archive)?,
             frame: None,
             bytes: Vec::new(),
         })

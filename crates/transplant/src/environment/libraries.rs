@@ -12,7 +12,7 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
 use super::collector::Collector;
-use super::linked::{Files, Found};
+use super::linked::{Files, Whereabouts};
 use crate::archive::entry::Kind;
 use crate::archive::manifest::Need;
 use crate::archive::place::{COMMON, LIBRARIES};
@@ -79,8 +79,8 @@ impl Collector<'_> {
         let mut taken: Vec<Taken> = Vec::new();
         while let Some((file, library)) = files.next() {
             let why = match files.find(self, file, &library) {
-                Found::InTree | Found::OfLibc => continue,
-                Found::Elsewhere(place) => {
+                Whereabouts::InTree | Whereabouts::OfLibc => continue,
+                Whereabouts::Elsewhere(place) => {
                     let link = Path::new("../..").join(place);
                     let target = link.into_os_string().into_encoded_bytes();
                     let at = Path::new(LIBRARIES).join(&library);
@@ -88,8 +88,8 @@ impl Collector<'_> {
                     self.put(&at, Kind::Symlink(target), 0o777, None);
                     continue;
                 }
-                Found::OnMachine(_) if self.is_left_out(&library) => None,
-                Found::OnMachine(from) => {
+                Whereabouts::OnMachine(_) if self.is_left_out(&library) => None,
+                Whereabouts::OnMachine(from) => {
                     let place = place_of(&library);
                     self.add_parents(&place);
                     let metadata = fs::metadata(&from).map_err(Error::io("read", &from))?;
@@ -105,9 +105,9 @@ impl Collector<'_> {
                     });
                     continue;
                 }
-                Found::LeftOut => None,
-                Found::OfNode => Some("which a node must have itself".to_owned()),
-                Found::Ambiguous(places) => {
+                Whereabouts::LeftOut => None,
+                Whereabouts::OfNode => Some("which a node must have itself".to_owned()),
+                Whereabouts::Ambiguous(places) => {
                     let names: Vec<String> = places
                         .iter()
                         .map(|place| format!("`{}`", place.display()))
@@ -117,7 +117,7 @@ impl Collector<'_> {
                         names.join(" and ")
                     ))
                 }
-                Found::Nowhere => Some("which is not found here".to_owned()),
+                Whereabouts::Nowhere => Some("which is not found here".to_owned()),
             };
             let new = || Missing {
                 file: files.paths(file),

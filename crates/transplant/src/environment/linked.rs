@@ -33,7 +33,7 @@ const ENDS_NO_THREADS: PythonVersion = PythonVersion {
 };
 
 /// Where a library is.
-pub(super) enum Found {
+pub(super) enum Whereabouts {
     /// Where the file's loader finds it on a node, too.
     InTree,
     OfLibc,
@@ -278,12 +278,17 @@ impl Files {
         }
     }
 
-    pub(super) fn find(&mut self, collector: &Collector<'_>, index: usize, library: &str) -> Found {
+    pub(super) fn find(
+        &mut self,
+        collector: &Collector<'_>,
+        index: usize,
+        library: &str,
+    ) -> Whereabouts {
         if elf::is_of_libc(library) || library.starts_with("libc.musl") {
-            return Found::OfLibc;
+            return Whereabouts::OfLibc;
         }
         if elf::is_of_driver(library) {
-            return Found::OfNode;
+            return Whereabouts::OfNode;
         }
         let search = self.search(index);
         let by_search = self.first(&search, library);
@@ -293,14 +298,14 @@ impl Files {
             if let Some(loaded) = self.index_of(collector, found) {
                 self.compiled[index].loads.push(loaded);
             }
-            return Found::InTree;
+            return Whereabouts::InTree;
         }
         let ours = [place_of(library), Path::new(LIBRARIES).join(library)];
         if let Some(ours) = ours.iter().find(|place| collector.has_file(place)) {
             self.compiled[index].asks |= ours.starts_with(LIBRARIES);
             let loaded = self.by_path.get(ours).copied();
             self.compiled[index].loads.extend(loaded);
-            return Found::InTree;
+            return Whereabouts::InTree;
         }
         let own = self.named.get(library.as_bytes()).cloned();
         let own = own.unwrap_or_default();
@@ -323,27 +328,27 @@ impl Files {
                 }
                 let below = collector.old.inside(&found);
                 if below.is_some_and(|below| collector.excludes(&below)) {
-                    Found::LeftOut
+                    Whereabouts::LeftOut
                 } else if elf::is_of_node(library) {
-                    Found::OfNode
+                    Whereabouts::OfNode
                 } else {
-                    Found::OnMachine(found)
+                    Whereabouts::OnMachine(found)
                 }
             }
-            None if elf::is_of_node(library) => Found::OfNode,
+            None if elf::is_of_node(library) => Whereabouts::OfNode,
             None => match own.as_slice() {
-                [] => Found::Nowhere,
+                [] => Whereabouts::Nowhere,
                 [place] => self.elsewhere(index, place),
-                _ => Found::Ambiguous(own),
+                _ => Whereabouts::Ambiguous(own),
             },
         }
     }
 
-    fn elsewhere(&mut self, index: usize, place: &Path) -> Found {
+    fn elsewhere(&mut self, index: usize, place: &Path) -> Whereabouts {
         self.compiled[index].asks = true;
         let loaded = self.by_path.get(place).copied();
         self.compiled[index].loads.extend(loaded);
-        Found::Elsewhere(place.to_path_buf())
+        Whereabouts::Elsewhere(place.to_path_buf())
     }
 
     /// All that is loaded when one is.

@@ -8,7 +8,7 @@ use std::fs::{self, Metadata};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Condvar, Mutex, PoisonError};
-use std::thread;
+use std::thread::{self, Builder};
 
 use super::ledger::{self, Seen};
 use super::listed::{Listed, listed};
@@ -84,7 +84,10 @@ pub(super) fn below(root: &Path) -> io::Result<Vec<Found>> {
     let threads = thread::available_parallelism().map_or(1, usize::from) * 2;
     thread::scope(|scope| {
         for _ in 1..threads.min(16) {
-            scope.spawn(worker);
+            // Limits of processes count threads as well.
+            if Builder::new().spawn_scoped(scope, worker).is_err() {
+                break;
+            }
         }
         worker();
     });

@@ -22,7 +22,7 @@ use nix::sys::time::TimeSpec;
 use walkdir::WalkDir;
 
 use crate::archive::entry::{Entry, Kind};
-use crate::archive::frame::{Reader, offsets};
+use crate::archive::frame::{FrameReader, offsets};
 use crate::archive::index::Archive;
 use crate::archive::outline::Outline;
 use crate::archive::place::MTIME;
@@ -66,7 +66,7 @@ pub fn verify(archive: &Archive, file: &File) -> Result<(), Error> {
 /// Unpacks into `root`, a directory that exists and is empty. Modes are the archive's, as they are
 /// where it is mounted, whatever the umask.
 pub fn unpack(archive: &Archive, file: &File, root: &Path) -> Result<Unpacked, Error> {
-    let tree = Tree::new(archive, root)?;
+    let tree = Target::new(archive, root)?;
     let (pieces, first) = pieces(archive);
     // Of several threads that write to one file none can be the one that makes it.
     for piece in pieces.iter().filter(|piece| !piece.whole && piece.at == 0) {
@@ -122,7 +122,7 @@ pub fn remove(root: &Path) -> io::Result<()> {
 
 /// Where it is unpacked to. Directories are made when something is to lie in them, so that all
 /// processors share that work as well.
-struct Tree<'a> {
+struct Target<'a> {
     archive: &'a Archive,
     path: &'a Path,
     /// Paths are looked up from here, not from `/` each time.
@@ -136,7 +136,7 @@ struct Directory {
     is_made: AtomicBool,
 }
 
-impl<'a> Tree<'a> {
+impl<'a> Target<'a> {
     fn new(archive: &'a Archive, path: &'a Path) -> Result<Self, Error> {
         let flags = OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
         let root = nix::fcntl::open(path, flags, Mode::empty())
@@ -361,13 +361,13 @@ fn each_frame(
     let counter = AtomicUsize::new(0);
     let stop = AtomicBool::new(false);
     let failed: Mutex<Option<Error>> = Mutex::new(None);
-    let one = |reader: &mut Reader, content: &mut Vec<u8>, index: usize| {
+    let one = |reader: &mut FrameReader, content: &mut Vec<u8>, index: usize| {
         reader.read(archive, file, index, offsets[index], content)?;
         take(index, content)
     };
     let worker = || {
         let mut content = Vec::new();
-        let mut reader = match Reader::new(archive) {
+        let mut reader = match FrameReader::new(archive) {
             Ok(reader) => reader,
             Err(error) => {
                 stop.store(true, Ordering::Relaxed);

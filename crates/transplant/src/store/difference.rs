@@ -11,10 +11,11 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use sha2::{Digest as _, Sha256};
 
 use crate::archive::entry::Kind;
-use crate::archive::frame::{Reader, offsets};
+use crate::archive::frame::{FrameReader, offsets};
 use crate::archive::index::Archive;
 use crate::error::Error;
 use crate::node::unpack::{Piece, pieces};
+use crate::parallel;
 
 /// Frames whose files one thread takes: a file that goes on beyond them has frames read twice.
 const RUN: usize = 4;
@@ -133,7 +134,7 @@ fn hashes(
         done.lock()
             .unwrap_or_else(std::sync::PoisonError::into_inner)
     };
-    let one = |reader: &mut Reader, content: &mut Vec<u8>, held: &mut Option<usize>| loop {
+    let one = |reader: &mut FrameReader, content: &mut Vec<u8>, held: &mut Option<usize>| loop {
         let run = runs.get(counter.fetch_add(1, Ordering::Relaxed));
         let Some(run) = run.filter(|_| lock().is_ok()) else {
             return Ok(());
@@ -154,20 +155,13 @@ fn hashes(
         }
     };
     let worker = || {
-        let read = Reader::new(archive)
+        let read = FrameReader::new(archive)
             .and_then(|mut reader| one(&mut reader, &mut Vec::new(), &mut None));
         if let Err(error) = read {
             *lock() = Err(error);
         }
     };
-    let threads = std::thread::available_parallelism()
-        .map_or(1, usize::from)
-        .min(runs.len());
-    std::thread::scope(|scope| {
-        for _ in 0..threads {
-            scope.spawn(worker);
-        }
-    });
+    parallel::share(runs.len(), worker);
     done.into_inner()
         .unwrap_or_else(std::sync::PoisonError::into_inner)
 }

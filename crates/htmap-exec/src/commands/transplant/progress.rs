@@ -62,12 +62,14 @@ fn lines(
     say: impl Fn(&str) + Send + 'static,
 ) -> Sender<()> {
     let (lasts, ended) = channel();
-    std::thread::spawn(move || {
+    let run = move || {
         while ended.recv_timeout(pause) == Err(RecvTimeoutError::Timeout) {
             let total = size(bar.length().unwrap_or_default());
             say(&format!("{what}: {} of {total}", size(bar.position())));
         }
-    });
+    };
+    // Where there can be no more threads, a build says less.
+    std::thread::Builder::new().spawn(run).ok();
     lasts
 }
 

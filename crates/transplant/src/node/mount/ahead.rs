@@ -15,10 +15,10 @@ use std::thread::Builder;
 
 use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
 
-use super::content::Content;
+use super::content::Served;
 use super::nodes::{self, Nodes};
 use crate::archive::entry::Kind;
-use crate::archive::frame::{Place, Reader};
+use crate::archive::frame::{FrameReader, Place};
 use crate::archive::index::Archive;
 use crate::archive::listing::CHUNK;
 use crate::archive::order::{Use, is_interpreter, use_of};
@@ -34,7 +34,7 @@ const MOST_LOADED: u64 = 64 << 20;
 
 /// Reads ahead for as long as the process lives: the hot list at once, and guesses as soon as there is
 /// something to guess from.
-pub(super) fn start(content: Arc<Content>, nodes: Receiver<Arc<Nodes>>) -> io::Result<()> {
+pub(super) fn start(content: Arc<Served>, nodes: Receiver<Arc<Nodes>>) -> io::Result<()> {
     let run = move || {
         let hot = hot(&content.archive);
         tracing::trace!("what every start needs lies in {} frames", hot.len());
@@ -99,7 +99,7 @@ fn interpreter(archive: &Archive) -> Option<usize> {
 }
 
 /// Whoever asks for one of these frames meanwhile waits for it, or reads it in the place of this.
-pub(super) fn read_now(content: &Content, wanted: &[usize]) {
+pub(super) fn read_now(content: &Served, wanted: &[usize]) {
     let frames = &content.frames;
     let packed: Vec<(u64, u64)> = wanted.iter().map(|&index| frames.packed(index)).collect();
     // The disk reads all of it in a row, while the first one is decompressed.
@@ -131,7 +131,7 @@ fn runs(pieces: &[(u64, u64)]) -> Vec<(u64, u64)> {
 }
 
 /// What goes to the thread that waits for an idle processor, and comes back.
-type Guess = (usize, Option<Reader>, Vec<u8>);
+type Guess = (usize, Option<FrameReader>, Vec<u8>);
 
 fn read_guesses(mut ahead: Ahead) {
     let content = Arc::clone(&ahead.content);
@@ -180,9 +180,9 @@ fn read_guesses(mut ahead: Ahead) {
 }
 
 fn guess(
-    content: &Content,
+    content: &Served,
     wished: &Receiver<Guess>,
-    reads: &SyncSender<Option<(Reader, Vec<u8>)>>,
+    reads: &SyncSender<Option<(FrameReader, Vec<u8>)>>,
 ) {
     if let Err(error) = run_only_when_idle() {
         tracing::debug!("nothing is read on a guess: {error}");
@@ -217,7 +217,7 @@ fn run_only_when_idle() -> nix::Result<()> {
 
 /// What was guessed already, and what it is guessed from.
 pub(super) struct Ahead {
-    content: Arc<Content>,
+    content: Arc<Served>,
     nodes: Arc<Nodes>,
     /// Packages, by number.
     guessed: HashSet<u64>,
@@ -226,7 +226,7 @@ pub(super) struct Ahead {
 }
 
 impl Ahead {
-    pub(super) fn new(nodes: Arc<Nodes>, content: Arc<Content>) -> Self {
+    pub(super) fn new(nodes: Arc<Nodes>, content: Arc<Served>) -> Self {
         Self {
             content,
             nodes,

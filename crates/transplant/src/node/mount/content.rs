@@ -5,7 +5,7 @@
 
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 
-use super::frames::{Found, Frames};
+use super::frames::{Frames, Location};
 use crate::archive::entry::Kind;
 use crate::archive::frame::Place;
 use crate::archive::index::Archive;
@@ -24,8 +24,8 @@ struct Asked {
     credit: usize,
 }
 
-/// Gives bytes of files.
-pub(super) struct Content {
+/// What a mount serves: gives bytes of files.
+pub(super) struct Served {
     pub(super) archive: Arc<Archive>,
     pub(super) frames: Frames,
     asked: Mutex<Asked>,
@@ -33,7 +33,7 @@ pub(super) struct Content {
     failure: Arc<OnceLock<String>>,
 }
 
-impl Content {
+impl Served {
     pub(super) fn new(
         archive: Arc<Archive>,
         frames: Frames,
@@ -80,7 +80,7 @@ impl Content {
             let here = usize::try_from(extent.length).ok()?;
             self.note(entry, index);
             match self.frames.find(index) {
-                Ok(Found::Stored) => {
+                Ok(Location::Stored) => {
                     let begin = joined.len();
                     joined.resize(begin + here, 0);
                     let read = self.frames.stored(index, offset, &mut joined[begin..]);
@@ -89,7 +89,7 @@ impl Content {
                         return None;
                     }
                 }
-                Ok(Found::Memory(frame)) => {
+                Ok(Location::Memory(frame)) => {
                     let bytes = &frame[offset..offset + here];
                     self.frames.gave(index, here);
                     if extent.length == all {

@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::path::Path;
 
 use super::Refusal;
-use super::content::Content;
+use super::content::Served;
 use super::nodes::{self, Nodes};
 use crate::archive::entry::Kind;
 use crate::archive::index::Archive;
@@ -24,7 +24,7 @@ impl Edited {
     pub(super) fn new(
         archive: &Archive,
         nodes: &Nodes,
-        content: &Content,
+        content: &Served,
         target: &Path,
     ) -> Result<Self, Refusal> {
         let find = |path: &str| {
@@ -88,10 +88,10 @@ impl Edited {
         self.0.get(&entry).map_or(size, Spliced::size)
     }
 
-    /// What [`Content::read`] does, of the file as it is seen.
+    /// What [`Served::read`] does, of the file as it is seen.
     pub(super) fn read(
         &self,
-        content: &Content,
+        content: &Served,
         entry: usize,
         from: u64,
         length: usize,
@@ -115,7 +115,7 @@ impl Edited {
     }
 }
 
-fn whole(content: &Content, entry: usize, size: u64) -> Option<Vec<u8>> {
+fn whole(content: &Served, entry: usize, size: u64) -> Option<Vec<u8>> {
     let mut whole = Vec::new();
     let length = usize::try_from(size).ok()?;
     content.read(entry, 0, length, |bytes| whole.extend_from_slice(bytes))?;

@@ -16,7 +16,7 @@ use fuser::{
 };
 
 use super::Refusal;
-use super::content::Content;
+use super::content::Served;
 use super::edited::Edited;
 use super::nodes::{self, Nodes};
 use crate::archive::entry::Kind;
@@ -31,10 +31,10 @@ const PAGE: u32 = 4096;
 const REQUEST: u32 = 1 << 20;
 
 /// An archive, as a file system.
-pub(super) struct Tree {
+pub(super) struct Server {
     pub(super) archive: Arc<Archive>,
     pub(super) nodes: Arc<Nodes>,
-    pub(super) content: Arc<Content>,
+    pub(super) content: Arc<Served>,
     pub(super) edited: Edited,
     pub(super) uid: u32,
     pub(super) gid: u32,
@@ -43,12 +43,12 @@ pub(super) struct Tree {
     pub(super) opens_directories: bool,
 }
 
-impl Tree {
+impl Server {
     /// Of an archive that is to be seen at `target`.
     pub(super) fn new(
         archive: &Arc<Archive>,
         nodes: Arc<Nodes>,
-        content: Arc<Content>,
+        content: Arc<Served>,
         target: &Path,
     ) -> Result<Self, Refusal> {
         Ok(Self {
@@ -144,7 +144,7 @@ impl Tree {
     }
 }
 
-impl Filesystem for Tree {
+impl Filesystem for Server {
     fn init(&mut self, _: &Request, config: &mut KernelConfig) -> std::io::Result<()> {
         let mut has = |flag| config.add_capabilities(flag).is_ok();
         self.opens = has(InitFlags::FUSE_NO_OPEN_SUPPORT);

@@ -11,7 +11,7 @@ use std::io;
 use std::os::unix::fs::FileExt as _;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
-use crate::archive::frame::{Reader, offsets};
+use crate::archive::frame::{FrameReader, offsets};
 use crate::archive::index::Archive;
 use crate::error::Error;
 use crate::node::extent::Extents;
@@ -30,7 +30,7 @@ const SPARED: u64 = 256 << 20;
 pub(super) type Frame = Arc<Vec<u8>>;
 
 /// Where a frame is.
-pub(super) enum Found {
+pub(super) enum Location {
     /// In the file without a name.
     Stored,
     /// In memory.
@@ -58,7 +58,7 @@ struct State {
     uses: u64,
     /// By frame: whether it lies in the file without a name.
     stored: Vec<bool>,
-    readers: Vec<Reader>,
+    readers: Vec<FrameReader>,
     spare: Vec<Vec<u8>>,
 }
 
@@ -113,18 +113,18 @@ impl Frames {
     }
 
     /// A frame, read now if nobody has. Who is done with it makes room for others.
-    pub(super) fn find(&self, index: usize) -> Result<Found, Error> {
+    pub(super) fn find(&self, index: usize) -> Result<Location, Error> {
         let mut state = self.lock();
         loop {
             if state.stored[index] {
-                return Ok(Found::Stored);
+                return Ok(Location::Stored);
             }
             state.uses += 1;
             let uses = state.uses;
             match state.slots.get_mut(&index) {
                 Some(Slot::Ready { frame, used, .. }) => {
                     *used = uses;
-                    return Ok(Found::Memory(Arc::clone(frame)));
+                    return Ok(Location::Memory(Arc::clone(frame)));
                 }
                 Some(Slot::Reading) => {
                     state = self
@@ -147,7 +147,7 @@ impl Frames {
             let frame = Arc::new(content);
             state.readers.push(reader);
             keep(&mut state, index, &frame);
-            Found::Memory(frame)
+            Location::Memory(frame)
         });
         drop(state);
         self.moved.notify_all();
@@ -245,10 +245,10 @@ impl Frames {
     pub(super) fn decompress(
         &self,
         index: usize,
-        reader: Option<Reader>,
+        reader: Option<FrameReader>,
         mut buffer: Vec<u8>,
-    ) -> Result<(Reader, Vec<u8>), Error> {
-        let mut reader = reader.map_or_else(|| Reader::new(&self.archive), Ok)?;
+    ) -> Result<(FrameReader, Vec<u8>), Error> {
+        let mut reader = reader.map_or_else(|| FrameReader::new(&self.archive), Ok)?;
         let offset = self.offsets[index];
         reader.read(&self.archive, &self.file, index, offset, &mut buffer)?;
         Ok((reader, buffer))
@@ -311,8 +311,8 @@ mod tests {
 
     fn in_memory(frames: &Frames, index: usize) -> Frame {
         match frames.find(index) {
-            Ok(Found::Memory(frame)) => frame,
-            Ok(Found::Stored) => panic!("it was put by"),
+            Ok(Location::Memory(frame)) => frame,
+            Ok(Location::Stored) => panic!("it was put by"),
             Err(error) => panic!("{error}"),
         }
     }
@@ -350,14 +350,14 @@ mod tests {
         let size = contents[0].len();
         assert!(read_all(&frames, &contents, size - 1));
         assert!(frames.is_known(0));
-        assert!(matches!(frames.find(0), Ok(Found::Stored)));
+        assert!(matches!(frames.find(0), Ok(Location::Stored)));
         let mut bytes = vec![0; size - 7];
         frames.stored(0, 7, &mut bytes).unwrap();
         assert!(bytes == contents[0][7..]);
         // Another one, which lies behind it.
         in_memory(&frames, 3);
         assert!(frames.make_room());
-        assert!(matches!(frames.find(1), Ok(Found::Stored)));
+        assert!(matches!(frames.find(1), Ok(Location::Stored)));
         let mut bytes = vec![0; contents[1].len()];
         frames.stored(1, 0, &mut bytes).unwrap();
         assert!(bytes == contents[1]);

@@ -8,8 +8,8 @@ use std::sync::{Arc, OnceLock};
 
 use super::Refusal;
 use super::ahead::{Ahead, hot, read_now};
-use super::content::Content;
-use super::filesystem::Tree;
+use super::content::Served;
+use super::filesystem::Server;
 use super::frames::Frames;
 use super::nodes::{self, Nodes};
 use crate::archive::index::Archive;
@@ -50,14 +50,14 @@ pub(crate) fn walk(
     let file = file.try_clone().expect("a descriptor");
     let nodes = Arc::new(Nodes::new(archive));
     let failure = Arc::new(OnceLock::new());
-    let content = Arc::new(Content::new(
+    let content = Arc::new(Served::new(
         Arc::clone(archive),
         Frames::new(Arc::clone(archive), file, store),
         Arc::clone(&failure),
     ));
     let mut ahead = Ahead::new(Arc::clone(&nodes), Arc::clone(&content));
     read_now(&content, &hot(archive));
-    let tree = Tree::new(archive, nodes, content, target)?;
+    let tree = Server::new(archive, nodes, content, target)?;
     for each in asks {
         ask(&tree, &mut ahead, each);
     }
@@ -69,7 +69,7 @@ pub(crate) fn walk(
     Ok(walked)
 }
 
-fn ask(tree: &Tree, ahead: &mut Ahead, ask: &Ask<'_>) {
+fn ask(tree: &Server, ahead: &mut Ahead, ask: &Ask<'_>) {
     match ask {
         Ask::Attributes(number) => {
             let entry = nodes::entry(*number);
@@ -113,7 +113,7 @@ fn ask(tree: &Tree, ahead: &mut Ahead, ask: &Ask<'_>) {
     }
 }
 
-fn below(tree: &Tree, directory: u64, path: &[u8], walked: &mut Walked) {
+fn below(tree: &Server, directory: u64, path: &[u8], walked: &mut Walked) {
     let mut found = Vec::new();
     // A few at a time, as the kernel asks.
     loop {
@@ -153,7 +153,7 @@ fn below(tree: &Tree, directory: u64, path: &[u8], walked: &mut Walked) {
 }
 
 /// As it is read from its beginning.
-fn whole(tree: &Tree, number: u64, size: u64) -> Option<Vec<u8>> {
+fn whole(tree: &Server, number: u64, size: u64) -> Option<Vec<u8>> {
     let entry = nodes::entry(number)?;
     let mut whole: Vec<u8> = Vec::new();
     loop {

@@ -23,8 +23,8 @@ use std::sync::{Arc, OnceLock};
 
 use crate::archive::index::Archive;
 use crate::parallel;
-use content::Content;
-use filesystem::Tree;
+use content::Served;
+use filesystem::Server;
 use frames::Frames;
 pub use namespace::{Holder, hold};
 use nodes::Nodes;
@@ -72,7 +72,7 @@ pub fn mount(
     let store = target
         .parent()
         .and_then(|beside| tempfile::tempfile_in(beside).ok());
-    let content = Arc::new(Content::new(
+    let content = Arc::new(Served::new(
         Arc::clone(archive),
         Frames::new(Arc::clone(archive), file, store),
         Arc::clone(&failure),
@@ -87,7 +87,7 @@ pub fn mount(
     give_nodes.send(Arc::clone(&nodes)).ok();
     let made = made?;
     let device = made.device.as_raw_fd();
-    let tree = Tree::new(archive, nodes, content, target)?;
+    let tree = Server::new(archive, nodes, content, target)?;
     let mut config = fuser::Config::default();
     config.n_threads = Some(THREADS);
     // The kernel lets nobody else in, where that is to be so.
