@@ -241,6 +241,7 @@ fn text(file: &Path) -> Result<Option<String>, Error> {
 
 /// A directory that holds far more than packages, and not by intention.
 fn is_everything(real: &Path) -> bool {
-    let home = std::env::home_dir().and_then(|home| home.canonicalize().ok());
+    // By the variable alone: the standard library would ask name services as well, which a static binary cannot.
+    let home = std::env::var_os("HOME").and_then(|home| Path::new(&home).canonicalize().ok());
     real == Path::new("/") || Some(real) == home.as_deref()
 }
