@@ -288,9 +288,10 @@ def test_an_environment_below_its_base(tmp_path: Path) -> None:
         subprocess.run([base, "-m", "venv", "--without-pip", venv], check=True)
         (venv / "lib" / f"python{MAIN.minor}" / "site-packages" / f"of_{name}.py").write_text("")
     python = tmp_path / "base/envs/mine/bin/python"
-    done = transplant("build", "--python", python, "--dir", tmp_path / "store", *LEAN, "--no-check", cwd=tmp_path)
+    done = transplant("build", "--python", python, "--dir", tmp_path / "store", *LEAN, "--no-check", "-v", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert f"stay behind, 1: `{tmp_path}/base/envs/other`" in done.stderr
+    assert "left: 1 environment inside\n" in done.stderr
+    assert f"`{tmp_path}/base/envs/other`" in done.stderr
     names = subprocess.check_output(["tar", "--zstd", "-tf", done.stdout.strip()], text=True)
     assert "/of_mine.py\n" in names
     assert "/of_other.py\n" not in names
