@@ -28,10 +28,14 @@ class Disk:
             file.truncate(200 << 20)
         subprocess.run(["mkfs.ext4", "-q", *options, image], check=True, capture_output=True)
         place.mkdir()
-        self.mount()
+        try:
+            self.mount()
+        except subprocess.CalledProcessError as error:
+            pytest.skip(f"this machine mounts no file system from a file: {error.stderr.strip()}")
 
     def mount(self) -> None:
-        subprocess.run(["mount", "-o", "loop", self.image, self.place], check=True)
+        words = ["mount", "-o", "loop", self.image, self.place]
+        subprocess.run(words, check=True, capture_output=True, text=True)
 
     def unmount(self) -> None:
         subprocess.run(["umount", self.place], check=True)
