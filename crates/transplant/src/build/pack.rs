@@ -202,9 +202,7 @@ fn loaded(content: &Content) -> u64 {
         read(content, from, length, &mut bytes).ok()?;
         Some(bytes)
     };
-    let header = piece(0, 64).and_then(|bytes| <[u8; 64]>::try_from(bytes).ok());
-    let end = header.and_then(|header| layout::loaded_end(&header, &piece));
-    end.unwrap_or(0)
+    layout::of_bytes(&piece, layout::loaded_end).unwrap_or(0)
 }
 
 /// Runs `work` for each index on all processors, and `take` for each result in the order of the

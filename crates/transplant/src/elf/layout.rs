@@ -35,6 +35,15 @@ pub(crate) fn with_tables<T>(
     }))
 }
 
+/// The same of bytes that lie anywhere.
+pub(crate) fn of_bytes<T>(
+    read: Read<'_>,
+    of: impl FnOnce(&[u8; 64], Read<'_>) -> Option<T>,
+) -> Option<T> {
+    let header = read(0, 64)?;
+    of(header.as_slice().try_into().ok()?, read)
+}
+
 /// A line of the program headers.
 pub(crate) struct Segment {
     /// Where that line stands in the file.
@@ -151,11 +160,9 @@ fn segments(header: &[u8; 64], read: Read<'_>) -> Option<Vec<Segment>> {
 /// Which pieces of a library the loader reads whenever it is loaded: what is found by name, and what is
 /// moved to fit its place. Of the rest, its program, a little is read now and then.
 pub(crate) fn loaded(header: &[u8; 64], read: Read<'_>) -> Option<Vec<(u64, u64)>> {
-    let segments = segments(header, read)?;
-    let loaded = segments.iter().filter(|each| each.kind == PT_LOAD);
     let mut is_before = true;
     let mut pieces = Vec::new();
-    for segment in loaded {
+    for segment in mapped(header, read)? {
         is_before &= segment.flags & PF_X == 0;
         if is_before || segment.flags & PF_W != 0 {
             pieces.push((segment.offset, segment.length));
@@ -166,10 +173,13 @@ pub(crate) fn loaded(header: &[u8; 64], read: Read<'_>) -> Option<Vec<(u64, u64)
 
 /// Where what the loader reads of a file ends: only debuggers go by what lies behind that.
 pub(crate) fn loaded_end(header: &[u8; 64], read: Read<'_>) -> Option<u64> {
-    let segments = segments(header, read)?;
-    let loaded = segments.iter().filter(|each| each.kind == PT_LOAD);
-    let ends = loaded.map(|each| each.offset.saturating_add(each.length));
+    let ends = mapped(header, read)?.map(|each| each.offset.saturating_add(each.length));
     ends.max()
+}
+
+fn mapped(header: &[u8; 64], read: Read<'_>) -> Option<impl Iterator<Item = Segment>> {
+    let segments = segments(header, read)?.into_iter();
+    Some(segments.filter(|each| each.kind == PT_LOAD))
 }
 
 pub(super) fn half(bytes: &[u8], at: usize) -> Option<u16> {

@@ -303,8 +303,7 @@ impl Ahead {
             self.content.read(entry, from, length, take)?;
             (bytes.len() == length).then_some(bytes)
         };
-        let header = read(0, 64).and_then(|bytes| <[u8; 64]>::try_from(bytes).ok());
-        let pieces = header.and_then(|header| layout::loaded(&header, &read));
+        let pieces = layout::of_bytes(&read, layout::loaded);
         let mut wanted = Vec::new();
         for (from, length) in pieces.unwrap_or_default() {
             let Some(offset) = place.offset.checked_add(from) else {
