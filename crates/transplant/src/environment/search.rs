@@ -197,42 +197,36 @@ impl Collector<'_> {
         let there: Vec<PathBuf> = (theirs.iter().filter_map(from))
             .map(|(here, _)| here.clone())
             .collect();
-        let of = |directories: &[PathBuf]| Distributions::new().installed(directories);
-        let there: HashMap<String, Distribution> = of(&there)
+        let mut distributions = Distributions::new();
+        let there = by_name(&mut distributions, &there);
+        let exchanged = distributions
+            .installed(here)
             .into_iter()
-            .map(|each| (each.canonical_name(), each))
-            .collect();
-        let exchanged = of(here).into_iter().filter_map(|each| {
-            let other = there.get(&each.canonical_name())?;
-            (other.directory != each.directory).then(|| {
-                let (directory, other_directory) = (&each.directory, &other.directory);
-                format!(
-                    "Python takes {} {} from `{}` here, and {} from `{}` in the archive",
-                    each.name,
-                    each.version,
-                    directory.display(),
-                    other.version,
-                    other_directory.display()
-                )
-            })
-        });
+            .filter_map(|each| {
+                let other = there.get(&each.canonical_name())?;
+                (other.directory != each.directory).then(|| {
+                    let (directory, other_directory) = (&each.directory, &other.directory);
+                    format!(
+                        "Python takes {} {} from `{}` here, and {} from `{}` in the archive",
+                        each.name,
+                        each.version,
+                        directory.display(),
+                        other.version,
+                        other_directory.display()
+                    )
+                })
+            });
         self.remarks.extend(exchanged.take(MOST));
     }
 
     /// What is on the path and not in the archive: of the user's own site, of PYTHONPATH.
     fn name_outside(&mut self, interpreter: &Interpreter, directory: &Path, packed: &[PathBuf]) {
         self.ledger.list(directory);
-        let of = |directories: &[PathBuf]| Distributions::new().installed(directories);
-        let first: HashMap<String, Distribution> = of(&interpreter.sys_path)
-            .into_iter()
-            .map(|each| (each.canonical_name(), each))
-            .collect();
-        let inside: HashMap<String, Distribution> = of(packed)
-            .into_iter()
-            .map(|each| (each.canonical_name(), each))
-            .collect();
+        let mut distributions = Distributions::new();
+        let first = by_name(&mut distributions, &interpreter.sys_path);
+        let inside = by_name(&mut distributions, packed);
         let mut names = Vec::new();
-        for each in of(&[directory.to_path_buf()]) {
+        for each in distributions.installed(&[directory.to_path_buf()]) {
             let name = each.canonical_name();
             let named = format!("{} {}", each.name, each.version);
             names.push(match inside.get(&name) {
@@ -300,6 +294,17 @@ impl Source {
             .binary_search_by(|entry| compare(&entry.path, wanted));
         found.is_ok()
     }
+}
+
+/// What a Python that looks through these directories has installed.
+fn by_name(
+    distributions: &mut Distributions,
+    directories: &[PathBuf],
+) -> HashMap<String, Distribution> {
+    let installed = distributions.installed(directories).into_iter();
+    installed
+        .map(|each| (each.canonical_name(), each))
+        .collect()
 }
 
 /// Its modules, or those of them that are libraries.
