@@ -41,8 +41,6 @@ pub(super) struct Collector<'a> {
     pub(super) trees: Vec<(PathBuf, PathBuf)>,
     /// Links that lead out of the directory that they came with.
     pub(super) links: Links,
-    /// Environments inside of what is packed.
-    pub(super) apart: Vec<PathBuf>,
 }
 
 /// A path below the root of the tree, in the order in which a directory comes right before what is in it.
@@ -92,7 +90,6 @@ impl<'a> Collector<'a> {
             ledger: Ledger::new(),
             trees: Vec::new(),
             links: Links::new(),
-            apart: Vec::new(),
         })
     }
 
@@ -199,19 +196,13 @@ impl<'a> Collector<'a> {
         for mark in MARKS {
             self.ledger.look(&directory.join(mark));
         }
-        if !self.apart.iter().any(|apart| apart == directory) {
-            self.apart.push(directory.to_path_buf());
+        let said = format!(
+            "`{}` is an environment inside of this one: it stays behind",
+            directory.display()
+        );
+        if !self.noted.environments.contains(&said) {
+            self.noted.environments.push(said);
         }
-    }
-
-    pub(super) fn name_apart(&mut self) {
-        let named = |path: &PathBuf| {
-            format!(
-                "`{}` is an environment inside of this one: it stays behind",
-                path.display()
-            )
-        };
-        self.noted.environments = self.apart.iter().map(named).collect();
     }
 
     /// What lies somewhere by itself; a link is followed.

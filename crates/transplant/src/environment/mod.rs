@@ -171,7 +171,6 @@ fn look(
     collector.bundle_editables()?;
     collector.settle_links()?;
     let libraries = collector.add_libraries(&python, &site)?;
-    collector.name_apart();
     let sys_path = collector.compare(interpreter, &site, debian)?;
     collector.note_edits(&interpreter.base_prefix)?;
     if !collector.has(Path::new(&python)) {
