@@ -115,7 +115,7 @@ fn command(program: &Path, image: &str, scratch: &Path) -> Command {
     for name in FOREIGN {
         command.env_remove(name);
     }
-    if OUTER.iter().any(|name| std::env::var_os(name).is_some()) {
+    if outer().is_some() {
         for name in BOUND {
             command.env_remove(name);
         }
@@ -135,10 +135,16 @@ fn has_gpu() -> bool {
     std::env::var_os("_CONDOR_AssignedGPUs").is_some_and(|gpus| !gpus.is_empty())
 }
 
+/// The variable by which Apptainer says that it started this.
+fn outer() -> Option<&'static str> {
+    OUTER
+        .into_iter()
+        .find(|name| std::env::var_os(name).is_some())
+}
+
 /// The mark of a container around this one. Many start another one all the same.
 fn around() -> Option<String> {
-    let is_set = |name: &&str| std::env::var_os(name).is_some();
-    if let Some(name) = OUTER.into_iter().find(is_set) {
+    if let Some(name) = outer() {
         return Some(format!("{name} is set"));
     }
     let mut marks = ["/.dockerenv", "/run/.containerenv"].into_iter();
