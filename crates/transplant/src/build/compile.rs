@@ -70,6 +70,8 @@ pub fn compile(
     if modules.is_empty() {
         return Compiled::default();
     }
+    // Bytecode is known by its module's times: those have to tell.
+    let kept = kept.filter(|_| source.ledger.is_settled());
     let bytes = kept.and_then(|kept| fs::read(kept).ok());
     let mut found = bytes.as_deref().and_then(parse).unwrap_or_default();
     let (known, unknown): (Vec<_>, Vec<_>) = modules

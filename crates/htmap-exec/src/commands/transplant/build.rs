@@ -144,9 +144,7 @@ impl Build<'_> {
         self.passed("collected");
         let progress = Progress::begin(&format!("packing `{}`", self.prefix()), source.bytes());
         if !self.options.no_compile {
-            // Bytecode is known by its module's times: those have to tell.
-            let known_by = place.filter(|_| source.ledger.is_settled());
-            let kept = known_by.map(transplant::beside);
+            let kept = place.map(transplant::beside);
             let compiled =
                 transplant::compile(&self.interpreter, &mut source, &excluded, kept.as_deref());
             self.passed(&format!(
@@ -236,8 +234,8 @@ impl Build<'_> {
                 "content": packed.content,
                 "entries": source.entries.len(),
                 "remarks": source.remarks,
-                "taken": taken_along(source),
-                "left": left_behind(source),
+                "taken": all(&taken_along(source)).collect::<Vec<_>>(),
+                "left": all(&left_behind(source)).collect::<Vec<_>>(),
             });
             writeln!(out, "{values}")?;
             return Ok(());
@@ -262,37 +260,8 @@ impl Build<'_> {
 
     /// What was taken from where, and what was left, in a line; and each thing, if asked for.
     fn account(&self, said: &mut impl io::Write, source: &Source) -> io::Result<()> {
-        let noted = &source.noted;
-        let taken = some_of(&[
-            (
-                noted.editables.len(),
-                "editable install",
-                "editable installs",
-            ),
-            (
-                noted.directories.len(),
-                "directory behind a link",
-                "directories behind links",
-            ),
-            (
-                source.taken.len(),
-                "library of this machine",
-                "libraries of this machine",
-            ),
-        ]);
-        let left = some_of(&[
-            (
-                noted.devices.len(),
-                "device, pipe or socket",
-                "devices, pipes or sockets",
-            ),
-            (
-                noted.environments.len(),
-                "environment inside",
-                "environments inside",
-            ),
-        ]);
-        let parts = [("taken along", taken), ("left", left)];
+        let (taken, left) = (taken_along(source), left_behind(source));
+        let parts = [("taken along", counts(&taken)), ("left", counts(&left))];
         let parts = parts.iter().filter(|(_, what)| !what.is_empty());
         let parts: Vec<String> = parts.map(|(how, what)| format!("{how}: {what}")).collect();
         if parts.is_empty() {
@@ -303,7 +272,7 @@ impl Build<'_> {
             return writeln!(said, "{parts} (-v lists them)");
         }
         writeln!(said, "{parts}")?;
-        for each in taken_along(source).iter().chain(&left_behind(source)) {
+        for each in all(&taken).chain(all(&left)) {
             writeln!(said, "  {}", on_one_line(each))?;
         }
         Ok(())
@@ -318,30 +287,61 @@ impl Build<'_> {
     }
 }
 
+/// Things of a kind: what one and what many are called, and each in a sentence.
+type Kind = (&'static str, &'static str, Vec<String>);
+
+fn taken_along(source: &Source) -> [Kind; 3] {
+    let noted = &source.noted;
+    let libraries = (source.taken.iter())
+        .map(|taken| format!("{} from `{}`", taken.library, taken.from.display()));
+    [
+        (
+            "editable install",
+            "editable installs",
+            noted.editables.clone(),
+        ),
+        (
+            "directory behind a link",
+            "directories behind links",
+            noted.directories.clone(),
+        ),
+        (
+            "library of this machine",
+            "libraries of this machine",
+            libraries.collect(),
+        ),
+    ]
+}
+
+fn left_behind(source: &Source) -> [Kind; 2] {
+    let noted = &source.noted;
+    [
+        (
+            "device, pipe or socket",
+            "devices, pipes or sockets",
+            noted.devices.clone(),
+        ),
+        (
+            "environment inside",
+            "environments inside",
+            noted.environments.clone(),
+        ),
+    ]
+}
+
 /// `2 editable installs, 1 library of this machine`, without what there is none of.
-fn some_of(counts: &[(usize, &str, &str)]) -> String {
-    let some = counts.iter().filter(|(count, ..)| *count > 0);
-    let some =
-        some.map(|&(count, one, many)| format!("{count} {}", if count == 1 { one } else { many }));
+fn counts(kinds: &[Kind]) -> String {
+    let some = kinds.iter().filter(|(.., each)| !each.is_empty());
+    let some = some.map(|(one, many, each)| {
+        format!(
+            "{} {}",
+            each.len(),
+            if each.len() == 1 { one } else { many }
+        )
+    });
     some.collect::<Vec<_>>().join(", ")
 }
 
-fn taken_along(source: &Source) -> Vec<String> {
-    let libraries = (source.taken.iter())
-        .map(|taken| format!("{} from `{}`", taken.library, taken.from.display()));
-    let noted = [&source.noted.editables, &source.noted.directories];
-    noted
-        .into_iter()
-        .flatten()
-        .cloned()
-        .chain(libraries)
-        .collect()
-}
-
-fn left_behind(source: &Source) -> Vec<String> {
-    [&source.noted.devices, &source.noted.environments]
-        .into_iter()
-        .flatten()
-        .cloned()
-        .collect()
+fn all(kinds: &[Kind]) -> impl Iterator<Item = &String> {
+    kinds.iter().flat_map(|(.., each)| each)
 }
